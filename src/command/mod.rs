@@ -1,0 +1,1 @@
+//! Messages become meaning, and meaning becomes messages.

@@ -1,0 +1,2 @@
+//! The `tableforge` program.
+fn main() {}

@@ -1,0 +1,271 @@
+//! What shards say to each other and to the uplink, and what the uplink says to shards.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
+use crate::room::route::RoomRoute;
+
+/// A member as the other members may know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The user.
+    pub user: UserId,
+    /// The display name from the token's `name`, if it had one.
+    pub name: Option<Arc<str>>,
+    /// The `socketId` of the connection with which the user came into the room.
+    pub socket: Arc<str>,
+}
+
+/// A request that waits for its answer: which connection asked, and by what `messageId`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The connection that gets the reply.
+    pub connection: ConnectionId,
+    /// The `messageId` that the reply carries.
+    pub message_id: Option<Box<str>>,
+}
+
+/// To a shard: from another shard, from itself (through the same code), or from the uplink.
+#[derive(Debug)]
+pub enum Envelope {
+    // ── to the shard that is home to the room ─────────────────────────────────────────────
+    /// A connection wants to be in the room.
+    Join(Box<Join>),
+    /// A connection is no longer in the room.
+    Leave {
+        /// The room.
+        room: RoomId,
+        /// The connection that left or died.
+        connection: ConnectionId,
+        /// Its user.
+        user: UserId,
+    },
+    /// A connection asks who is in the room.
+    ListMembers {
+        /// The room.
+        room: RoomId,
+        /// Who gets the list.
+        asker: Asker,
+    },
+
+    // ── to the shard that owns the connection ─────────────────────────────────────────────
+    /// The connection is in the room from now on; every later message of the same queue reaches it.
+    Joined(Box<Joined>),
+    /// The answer to `ListMembers`.
+    Members {
+        /// The room.
+        room: RoomId,
+        /// Who asked.
+        asker: Asker,
+        /// How many users are in the room, in the whole cluster.
+        member_count: u32,
+        /// All of them.
+        members: Vec<Member>,
+    },
+    /// The connection's user can be reached from everywhere from now on.
+    Attached {
+        /// The connection.
+        connection: ConnectionId,
+    },
+
+    // ── to every shard with members of the room ───────────────────────────────────────────
+    /// A room message, encoded once as a complete unmasked WebSocket frame.
+    RoomFrame {
+        /// The room.
+        room: RoomId,
+        /// The frame.
+        frame: Bytes,
+    },
+    /// A user came into the room or left it.
+    Presence(Box<Presence>),
+    /// Members may have missed messages that cannot be replayed.
+    RoomResync {
+        /// The room, or every room of the shard.
+        room: Option<RoomId>,
+        /// Why, as the client is told.
+        reason: &'static str,
+    },
+
+    // ── to the shard that is home to the user ─────────────────────────────────────────────
+    /// A connection of the user has come up.
+    Attach {
+        /// The connection.
+        connection: ConnectionId,
+        /// Its user.
+        user: UserId,
+    },
+    /// A connection of the user has gone.
+    Detach {
+        /// The shard it was on.
+        shard: ShardId,
+        /// Its user.
+        user: UserId,
+    },
+    /// A frame for all connections of the user: the home shard passes it to the shards that have some.
+    ToUser {
+        /// The user.
+        user: UserId,
+        /// The frame.
+        frame: Bytes,
+    },
+
+    // ── to the shards that have connections of the user, or to every shard ────────────────
+    /// A frame for all connections of the user on this shard.
+    UserFrame {
+        /// The user.
+        user: UserId,
+        /// The frame.
+        frame: Bytes,
+    },
+    /// A frame for every authenticated connection of the shard.
+    GlobalFrame {
+        /// The frame.
+        frame: Bytes,
+    },
+    /// The state of the link to the other instances changed.
+    Link(LinkState),
+}
+
+/// A connection's wish to be in a room.
+#[derive(Debug)]
+pub struct Join {
+    /// The room.
+    pub room: RoomId,
+    /// Who asks.
+    pub asker: Asker,
+    /// Who comes.
+    pub member: Member,
+    /// Whether the reply lists the members.
+    pub want_members: bool,
+}
+
+/// A granted [`Join`].
+#[derive(Debug)]
+pub struct Joined {
+    /// The room.
+    pub room: RoomId,
+    /// Who asked.
+    pub asker: Asker,
+    /// The shards that have members: where this one's messages go.
+    pub route: Arc<RoomRoute>,
+    /// How many users are in the room, in the whole cluster, this one included.
+    pub member_count: u32,
+    /// All of them, if the request wanted that.
+    pub members: Option<Vec<Member>>,
+}
+
+/// A user came into a room (its first connection) or left it (its last one).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// The room.
+    pub room: RoomId,
+    /// Came (true) or left.
+    pub joined: bool,
+    /// Who.
+    pub member: Member,
+    /// How many users are in the room now, in the whole cluster.
+    pub member_count: u32,
+}
+
+/// The link to the other instances, as shards see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// No Redis: joins are granted from what this instance knows, publications stay here.
+    Down,
+    /// Redis answers: every home shard now sends [`UplinkCommand::Restore`] for each room and each
+    /// user it is home to, then [`UplinkCommand::Restored`]. New joins go to the uplink from now on.
+    Restoring,
+    /// Everything is subscribed and registered again. Also the state after a first connection.
+    Up,
+}
+
+/// To the uplink's ingress thread, from the shard that is home to the room or the user. Commands of
+/// one shard are carried out in the order sent.
+#[derive(Debug)]
+pub enum UplinkCommand {
+    /// A connection joins. `enters` is false when the user was already in the room on this instance:
+    /// then nothing changes in Redis, and only the count (and the list) is wanted. The answer is
+    /// [`Envelope::Joined`], sent to the shard of `join.asker`, never before the subscription to the
+    /// room's channel is active.
+    Join {
+        /// The request.
+        join: Box<Join>,
+        /// Whether this is the user's first connection in the room on this instance.
+        enters: bool,
+        /// Where the room's messages go from now on.
+        route: Arc<RoomRoute>,
+    },
+    /// The user's last connection on this instance has left the room.
+    Leave {
+        /// The room.
+        room: RoomId,
+        /// Who left.
+        member: Member,
+        /// Whether the instance has no member of the room any more: it unsubscribes.
+        last: bool,
+    },
+    /// A connection asks who is in the room, in the whole cluster: answered with [`Envelope::Members`].
+    ListMembers {
+        /// The room.
+        room: RoomId,
+        /// Who gets the list.
+        asker: Asker,
+    },
+    /// The user's first connection on this instance: subscribe to the user's channel, then send
+    /// [`Envelope::Attached`] to the connection's shard.
+    Attach {
+        /// The user.
+        user: UserId,
+        /// Who waits for it.
+        connection: ConnectionId,
+    },
+    /// The user's last connection on this instance has gone: unsubscribe.
+    Detach {
+        /// The user.
+        user: UserId,
+    },
+    /// Answer to [`LinkState::Restoring`]: a room with members, to be subscribed and registered.
+    Restore {
+        /// The room.
+        room: RoomId,
+        /// Where its messages go.
+        route: Arc<RoomRoute>,
+        /// This instance's users in the room.
+        members: Vec<Member>,
+        /// Whether members of this instance published while the link was down: then the other
+        /// instances' members are told to resync.
+        published: bool,
+    },
+    /// Answer to [`LinkState::Restoring`]: users with connections, to be subscribed.
+    RestoreUsers {
+        /// The users.
+        users: Vec<UserId>,
+    },
+    /// The shard has sent everything for [`LinkState::Restoring`].
+    Restored {
+        /// The shard.
+        shard: ShardId,
+    },
+}
+
+/// To the uplink's publisher thread: one event for the other instances.
+#[derive(Debug)]
+pub struct Publication {
+    /// Who gets it.
+    pub target: Target,
+    /// The event's JSON text as clients receive it, without a WebSocket header.
+    pub event: Bytes,
+}
+
+/// Who gets a publication.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// Every member of the room.
+    Room(RoomId),
+    /// Every connection of the user.
+    User(UserId),
+    /// Every authenticated connection.
+    Global,
+}

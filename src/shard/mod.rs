@@ -1,0 +1,3 @@
+//! One core owns its connections and its slice of every room.
+pub mod envelope;
+pub mod outlet;

@@ -1,0 +1,1 @@
+//! This instance and the others: Redis between them.
