@@ -4,6 +4,8 @@ pub mod config;
 pub mod identity;
 pub mod limits;
 pub mod metrics;
+pub mod ring;
 pub mod room;
+pub mod send;
 pub mod shard;
 pub mod uplink;
