@@ -98,6 +98,21 @@ impl Outboxes {
         }
     }
 
+    /// Sends `frame`, bounded or not, as the last thing for the slot; `discard` drops what waits before it.
+    pub fn finish(&mut self, slot: u32, frame: &Bytes, discard: bool) {
+        if discard {
+            self.discard(slot);
+        }
+        let outbox = &mut self.boxes[slot as usize];
+        outbox.open = false;
+        let batch = outbox.queue.get_or_insert_with(|| self.batches.pop().unwrap_or_default());
+        batch.push_copied(frame, || self.chunks.pop().unwrap_or_default());
+        if !outbox.dirty {
+            outbox.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
     /// Whether anything is to be flushed.
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
@@ -235,6 +250,15 @@ mod tests {
         assert_eq!(outboxes.take_overflowed(), [0]);
         outboxes.sent(0, batch);
         assert_eq!(flushed(&mut outboxes)[0].1, b"1234", "what was accepted is still sent");
+    }
+
+    #[test]
+    fn the_last_frame_goes_out_over_the_bound_and_nothing_after_it() {
+        let mut outboxes = outboxes(4);
+        outboxes.push(0, &Bytes::from_static(b"1234"));
+        outboxes.finish(0, &Bytes::from_static(b"bye"), true);
+        outboxes.push(0, &Bytes::from_static(b"x"));
+        assert_eq!(flushed(&mut outboxes)[0].1, b"bye");
     }
 
     #[test]
