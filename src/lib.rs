@@ -1,7 +1,9 @@
 //! TableForge: a self-hosted realtime room server.
+pub mod accept;
 pub mod command;
 pub mod config;
 pub mod identity;
+pub mod instance;
 pub mod limits;
 pub mod metrics;
 pub mod ring;
