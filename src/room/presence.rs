@@ -35,8 +35,6 @@ pub struct Home {
     users: HashMap<UserId, Present, foldhash::fast::RandomState>,
     /// Connections per shard, for the shards that have any.
     shards: SmallVec<[(ShardId, u32); 1]>,
-    /// Whether a member of this instance has published while the other instances could not hear it.
-    pub published_alone: bool,
 }
 
 impl Home {

@@ -1,4 +1,5 @@
 //! One core owns its connections and its slice of every room.
 pub mod envelope;
 pub mod home;
+pub mod mesh;
 pub mod outlet;
