@@ -1,9 +1,13 @@
 //! TableForge: a self-hosted realtime room server.
+pub mod catalog;
 pub mod command;
 pub mod config;
 pub mod identity;
 pub mod limits;
 pub mod metrics;
+pub mod permission;
 pub mod room;
+pub mod setting;
 pub mod shard;
+pub mod sources;
 pub mod uplink;
