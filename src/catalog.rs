@@ -193,7 +193,9 @@ pub static SETTINGS: &[Setting] = &[
         group: Limits,
         prose: "Rooms that one connection may be in.",
         default: Is("128"),
-        kind: count(1..=100_000, |d, n| d.settings.max_rooms_per_connection = n as usize),
+        kind: count_or_zero(1..=100_000, "for no limit", |d, n| {
+            d.settings.max_rooms_per_connection = if n == 0 { usize::MAX } else { n as usize };
+        }),
     },
     Setting {
         name: "MESSAGE_RATE",

@@ -37,7 +37,7 @@ pub struct Settings {
     pub flush_budget: Duration,
     /// Bytes of one client message.
     pub max_message_bytes: usize,
-    /// Rooms that one connection may be in.
+    /// Rooms that one connection may be in; `usize::MAX` for no limit.
     pub max_rooms_per_connection: usize,
     /// Messages per second that one connection may send; 0 for no limit.
     pub message_rate: u32,
