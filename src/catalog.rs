@@ -42,7 +42,7 @@ pub static SETTINGS: &[Setting] = &[
         name: "WS_MAX_CONNECTIONS",
         group: Server,
         prose: "Connections that this instance takes; more get 503.",
-        default: Is("100000"),
+        default: PerMode { serve: "100000", dev: "16000" },
         kind: count(1..=10_000_000, |d, n| d.settings.ws_max_connections = n as u32),
     },
     Setting {
@@ -216,7 +216,7 @@ pub static SETTINGS: &[Setting] = &[
         group: Limits,
         prose: "Members above which a room reports its size instead of each join and leave.",
         default: Is("200"),
-        kind: count(0..=1_000_000, |d, n| d.settings.presence_max_members = n as u32),
+        kind: count(1..=1_000_000, |d, n| d.settings.presence_max_members = n as u32),
     },
     Setting {
         name: "OUTBOX_BYTES",
