@@ -1,1 +1,2 @@
 //! Messages become meaning, and meaning becomes messages.
+pub mod authorize;
