@@ -98,7 +98,8 @@ pub static SETTINGS: &[Setting] = &[
         default: Unset("none"),
         kind: Kind::Secret {
             min_bytes: limits::JWT_SECRET_BYTES,
-            reason: "HS256 needs a key of 32 bytes or more, a shorter one can be guessed (RFC 7518 section 3.2); make one with `openssl rand -hex 32`",
+            reason: "HS256 needs a key of 32 bytes or more, a shorter one can be guessed (RFC \
+                     7518 section 3.2); make one with `openssl rand -hex 32`",
             set: |d, value| d.settings.jwt_secret = Some(value.into()),
         },
     },

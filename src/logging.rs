@@ -88,8 +88,10 @@ fn escape(line: &str) -> String {
 
 /// Control characters, line and paragraph separators, and marks that change the direction of text.
 fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let separator = matches!(c, '\u{2028}' | '\u{2029}');
+    let direction =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || separator || direction
 }
 
 #[cfg(test)]

@@ -166,6 +166,9 @@ fn parse_room(text: &str) -> Result<(String, Vec<String>), String> {
         let start = pattern.strip_suffix('*').unwrap_or(pattern);
         !pattern.is_empty() && !start.contains('*') && rights.split(',').all(|name| known(&name))
     });
-    let (pattern, rights) = parsed.ok_or("allowed: a room or the beginning of one with `*`, then `=` and a list out of join, publish, history, members")?;
+    let (pattern, rights) = parsed.ok_or(
+        "allowed: a room or the beginning of one with `*`, then `=` and a list out of join, publish, history, \
+         members",
+    )?;
     Ok((pattern.into(), rights.split(',').map(String::from).collect()))
 }
