@@ -1,4 +1,5 @@
 //! TableForge: a self-hosted realtime room server.
+pub mod codec;
 pub mod command;
 pub mod config;
 pub mod identity;
