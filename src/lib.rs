@@ -1,6 +1,7 @@
 //! TableForge: a self-hosted realtime room server.
 pub mod accept;
 pub mod catalog;
+pub mod codec;
 pub mod command;
 pub mod config;
 pub mod identity;
