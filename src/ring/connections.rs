@@ -62,6 +62,12 @@ impl Connections {
         (connection.generation == key.generation && connection.socket.is_some()).then_some(connection)
     }
 
+    /// The connection that has the slot now.
+    pub(super) fn key(&self, slot: u32) -> Option<Key> {
+        let connection = self.slots.get(slot as usize)?;
+        connection.socket.is_some().then_some(Key { slot, generation: connection.generation })
+    }
+
     /// Closes the socket and frees the slot if nothing is in flight on a closing connection.
     pub(super) fn release_if_done(&mut self, key: Key) -> bool {
         let Some(connection) = self.get_mut(key) else { return false };

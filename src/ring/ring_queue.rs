@@ -229,6 +229,11 @@ impl Ring {
         }
     }
 
+    /// The connection that has the slot now.
+    pub fn key(&self, slot: u32) -> Option<Key> {
+        self.connections.key(slot)
+    }
+
     /// The peer's address, unless the connection has broken.
     pub fn peer_address(&self, key: Key) -> Option<SocketAddr> {
         let socket = self.connections.get(key)?.socket.as_ref()?;

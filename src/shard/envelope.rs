@@ -129,6 +129,8 @@ pub struct Join {
     pub member: Member,
     /// Whether the reply lists the members.
     pub want_members: bool,
+    /// Whether the same request was sent before and got no answer in time.
+    pub again: bool,
 }
 
 /// A granted [`Join`].
