@@ -1,1 +1,6 @@
-//! Messages become meaning, and meaning becomes messages.
+//! Messages become meaning, and meaning becomes messages: the client protocol's JSON.
+pub mod decode;
+mod document;
+pub mod event;
+mod json;
+pub mod rejection;
