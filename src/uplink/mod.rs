@@ -1,1 +1,9 @@
 //! This instance and the others: Redis between them.
+pub mod batch;
+pub mod foreign;
+pub mod frame;
+pub mod link;
+pub mod presence;
+pub mod registry;
+pub mod script_queue;
+pub mod wire;
