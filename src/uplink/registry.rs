@@ -113,7 +113,7 @@ impl Registry {
 
     /// An instance has been removed from the cluster.
     pub fn gone(&mut self, instance: &str) {
-        self.last_heard.remove(instance);
+        self.last_heard.retain(|known, _| known.as_str() != instance);
     }
 
     /// Forgets who has been silent for the threshold.
