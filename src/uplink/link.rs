@@ -46,6 +46,9 @@ pub enum LinkError {
     /// A reply without a command: nothing that follows can be trusted.
     #[error("Redis sent a reply that no command waits for")]
     Unexpected,
+    /// A reason that lies outside of this connection.
+    #[error("{0}")]
+    Other(&'static str),
     /// The socket failed or was closed.
     #[error("the connection to Redis failed: {0}")]
     Socket(#[from] std::io::Error),
@@ -101,7 +104,7 @@ impl<T> Link<T> {
             handshake,
             timeout,
             phase: Phase::Waiting { until: now },
-            backoff: Backoff { attempts: 0, random: seed | 1 },
+            backoff: Backoff { attempts: 0, random: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1 },
             decoder: Decoder::default(),
             output: Vec::new(),
             written: 0,

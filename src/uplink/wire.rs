@@ -115,13 +115,13 @@ mod tests {
     #[test]
     fn tells_messages_from_replies() {
         let all = decode(&[&stream()]);
-        assert_eq!(all.len(), 8);
+        assert_eq!(all.len(), 9);
         assert_eq!(all[0], Inbound::Reply(Ok(Value::Okay)));
         let message = Inbound::Message { channel: b"t:a".to_vec(), payload: b"\x00\r\n\xff{".to_vec() };
         assert_eq!(all[2], message);
         assert!(matches!(&all[3], Inbound::Reply(Err(e)) if e.code() == "NOSCRIPT"));
-        assert!(matches!(&all[6], Inbound::Message { payload, .. } if payload.len() == 40_000));
-        assert_eq!(all[7], Inbound::Other);
+        assert!(matches!(&all[7], Inbound::Message { payload, .. } if payload.len() == 40_000));
+        assert_eq!(all[8], Inbound::Other);
     }
 
     #[test]
