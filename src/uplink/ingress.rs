@@ -45,10 +45,10 @@ pub enum Expect {
 /// The publisher's connection, as the ingress needs to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublisherLink {
-    /// Whether it is up.
-    pub up: bool,
     /// How often it was lost.
     pub losses: u64,
+    /// Whether it is up, looked at after `losses`: a loss in between is then seen as one.
+    pub up: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,14 +219,17 @@ impl Ingress {
     /// When the connection is of no more use: the driver closes it and calls [`Ingress::lost`].
     pub fn tick(&mut self, publisher: PublisherLink, now: Instant) -> Result<(), LinkError> {
         self.link.tick(now)?;
-        if publisher.losses != self.publisher_losses {
-            self.publisher_losses = publisher.losses;
-            if self.stage != Stage::Down {
-                return Err(LinkError::Other("the publisher's connection was lost"));
+        match self.stage {
+            Stage::Alone if publisher.up => {
+                self.publisher_losses = publisher.losses;
+                self.begin_restoring();
             }
-        }
-        if self.stage == Stage::Alone && publisher.up {
-            self.begin_restoring();
+            Stage::Restoring { .. } | Stage::Sweeping | Stage::Up
+                if publisher.losses != self.publisher_losses =>
+            {
+                return Err(LinkError::OtherConnection);
+            }
+            _ => {}
         }
         if matches!(self.stage, Stage::Down | Stage::Registering | Stage::Leaving | Stage::Left) {
             return Ok(());

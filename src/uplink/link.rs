@@ -46,6 +46,9 @@ pub enum LinkError {
     /// A reply without a command: nothing that follows can be trusted.
     #[error("Redis sent a reply that no command waits for")]
     Unexpected,
+    /// The other of the instance's two connections was lost: both come back together.
+    #[error("the instance's other connection to Redis was lost")]
+    OtherConnection,
     /// A reason that lies outside of this connection.
     #[error("{0}")]
     Other(&'static str),
