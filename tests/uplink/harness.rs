@@ -57,6 +57,12 @@ impl Redis {
         self.child.wait().expect("redis-server ends");
     }
 
+    /// Sends the process a signal, by name without SIG.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(status.expect("kill runs").success());
+    }
+
     pub fn client(&self) -> redis::Connection {
         let client =
             redis::Client::open(format!("redis://127.0.0.1:{}/", self.port)).expect("a valid address");

@@ -232,6 +232,40 @@ fn a_lost_redis_is_told_and_everything_comes_back() {
 }
 
 #[test]
+fn losing_either_connection_brings_both_back() {
+    let redis = Redis::start();
+    let a = Instance::up("a", &settings(redis.port));
+    let mut client = redis.client();
+    for (losses, role) in ["publisher", "ingress"].into_iter().enumerate() {
+        let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut client).unwrap();
+        let line = list.lines().find(|line| line.contains(&format!("name=tableforge-a-{role} "))).unwrap();
+        let id = line.split(' ').next().unwrap().strip_prefix("id=").unwrap();
+        let () =
+            redis::cmd("CLIENT").arg("KILL").arg("ID").arg(id).query::<i64>(&mut client).map(|_| ()).unwrap();
+        a.expect_link(LinkState::Down);
+        a.expect_link(LinkState::Restoring);
+        a.restored();
+        for shard in 0..2 {
+            assert!(matches!(a.next(shard), Envelope::RoomResync { room: None, .. }));
+        }
+        a.expect_link(LinkState::Up);
+        assert_eq!(a.cells.link_losses.get(), losses as u64 + 1);
+    }
+}
+
+#[test]
+fn a_redis_that_hangs_counts_as_lost() {
+    let redis = Redis::start();
+    let mut impatient = settings(redis.port);
+    impatient.timeout = Duration::from_millis(300);
+    let a = Instance::up("a", &impatient);
+    redis.signal("STOP");
+    a.expect_link(LinkState::Down);
+    redis.signal("CONT");
+    a.expect_link(LinkState::Restoring);
+}
+
+#[test]
 fn a_redis_that_comes_later_is_found() {
     let port = free_port();
     let a = Instance::try_start("a", &settings(port), 64).expect("an absent Redis is no error");
