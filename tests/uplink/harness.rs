@@ -64,8 +64,16 @@ impl Redis {
     }
 
     pub fn client(&self) -> redis::Connection {
-        let client =
-            redis::Client::open(format!("redis://127.0.0.1:{}/", self.port)).expect("a valid address");
+        self.connect("")
+    }
+
+    pub fn client_as(&self, user: &str, password: &str) -> redis::Connection {
+        self.connect(&format!("{user}:{password}@"))
+    }
+
+    fn connect(&self, who: &str) -> redis::Connection {
+        let address = format!("redis://{who}127.0.0.1:{}/", self.port);
+        let client = redis::Client::open(address).expect("a valid address");
         client.get_connection().expect("redis-server answers")
     }
 }

@@ -392,8 +392,14 @@ fn what_a_dead_process_of_the_same_name_left_is_removed() {
 
 #[test]
 fn a_wrong_password_and_a_missing_right_are_named() {
-    let users = "--user tf on >secret ~* &* +@all -hvals --user default on >top ~* &* +@all";
-    let redis = Redis::on(free_port(), &users.split(' ').collect::<Vec<_>>());
+    // Exactly the rights that the documentation lists.
+    let rights =
+        include_str!("../../docs/redis.md").split("## Rights").nth(1).expect("the docs list the rights");
+    let rights: Vec<&str> = rights.split_whitespace().filter(|word| word.starts_with('+')).collect();
+    let mut options = vec!["--user", "tf", "on", ">secret", "~tf:*", "&tf:*"];
+    options.extend(&rights);
+    options.extend(["--user", "default", "on", ">top", "~*", "&*", "+@all"]);
+    let redis = Redis::on(free_port(), &options);
     let mut settings = settings(redis.port);
     let refusal =
         |settings| Instance::try_start("a", &settings, 64).err().expect("the start is refused").to_string();
@@ -402,9 +408,20 @@ fn a_wrong_password_and_a_missing_right_are_named() {
     settings.password = Some("guess".into());
     let error = refusal(settings.clone());
     assert!(error.contains("WRONGPASS") && !error.contains("guess"), "{error}");
+
     (settings.username, settings.password) = (Some("tf".into()), Some("secret".into()));
-    let error = refusal(settings);
-    assert!(error.contains("HVALS"), "{error}");
+    let a = Instance::up("a", &settings);
+    a.join(&room("r"), "alice", true);
+    drop(a);
+    let mut client = redis.client_as("default", "top");
+    for right in rights {
+        let without = right.replacen('+', "-", 1);
+        let () = redis::cmd("ACL").arg("SETUSER").arg("tf").arg(&without).query(&mut client).unwrap();
+        let error = refusal(settings.clone()).to_lowercase();
+        let command = right[1..].split('|').next().unwrap();
+        assert!(error.contains(command), "without {command}: {error}");
+        let () = redis::cmd("ACL").arg("SETUSER").arg("tf").arg(right).query(&mut client).unwrap();
+    }
 }
 
 #[test]
