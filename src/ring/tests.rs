@@ -12,6 +12,7 @@ fn ring(buffers: u16) -> (Ring, SocketAddr) {
     let settings = RingSettings { submissions: 8, completions: 64, buffers, buffer_bytes: 16 };
     let mut ring = Ring::new(settings).expect("io_uring with DEFER_TASKRUN");
     let address = ring.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    ring.accept();
     (ring, address)
 }
 
