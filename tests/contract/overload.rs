@@ -81,17 +81,17 @@ fn floods_a_reader_that_stopped(shards: usize, more: &[(&str, &str)]) {
 
 #[test]
 fn a_reader_that_stops_is_closed_with_4003_when_too_many_bytes_wait() {
-    floods_a_reader_that_stopped(1, &[("OUTBOX_BYTES", "262144"), ("OUTBOX_AGE_MS", "3600000")]);
+    floods_a_reader_that_stopped(1, &[("OUTBOX_BYTES", "262144"), ("OUTBOX_AGE", "600000")]);
 }
 
 #[test]
 fn a_reader_that_stops_is_closed_with_4003_on_several_shards_too() {
-    floods_a_reader_that_stopped(4, &[("OUTBOX_BYTES", "262144"), ("OUTBOX_AGE_MS", "3600000")]);
+    floods_a_reader_that_stopped(4, &[("OUTBOX_BYTES", "262144"), ("OUTBOX_AGE", "600000")]);
 }
 
 #[test]
 fn a_reader_that_stops_is_closed_with_4003_when_bytes_wait_too_long() {
-    floods_a_reader_that_stopped(1, &[("OUTBOX_BYTES", "1000000000"), ("OUTBOX_AGE_MS", "500")]);
+    floods_a_reader_that_stopped(1, &[("OUTBOX_BYTES", "1000000000"), ("OUTBOX_AGE", "500")]);
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn messages_sent_before_the_drain_are_delivered() {
 
 #[test]
 fn a_peer_that_never_reads_does_not_hold_up_the_end() {
-    let mut server = Server::start(&[("DRAIN_TIMEOUT_MS", "1000")]);
+    let mut server = Server::start(&[("DRAIN_TIMEOUT", "1000")]);
     let mut stuck = RawSocket::upgraded(&server);
     stuck.send_text(r#"{"type":"join_room","roomId":"r"}"#);
     let half = http_half_request(server.port);

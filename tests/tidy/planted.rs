@@ -28,6 +28,7 @@ fn a_stage_may_import_earlier_ones_itself_and_what_cuts_across() {
     assert!(lines("src/shard/session.rs", imports).is_empty());
     assert!(lines("src/room/driver.rs", "use crate::shard::envelope::Member;\n").is_empty());
     assert!(lines("src/server.rs", "use crate::world::x;\n").is_empty());
+    assert!(lines("src/ring/tests.rs", "use crate::shard::outlet::Waker;\n").is_empty());
     assert!(lines("src/room/members.rs", "// see crate::shard::envelope\n").is_empty());
 }
 
@@ -58,6 +59,9 @@ fn clocks_executors_and_async_are_found_outside_drivers() {
     for allowed in ["src/uplink/driver.rs", "src/ring/wait.rs", "src/main.rs", "tests/contract/x.rs"] {
         assert!(lines(allowed, planted).is_empty(), "{allowed}");
     }
+    let in_tests = format!("#[cfg(test)]\nmod tests {{\n{planted}}}\nfn after() {{ Instant::now(); }}\n");
+    assert_eq!(lines("src/uplink/batch.rs", &in_tests), [11]);
+    assert!(lines("src/uplink/batch/tests.rs", planted).is_empty());
     let harmless = "// async\nfn asynchronous(now: Instant) { let glommio_like = \"async\"; }\n";
     assert!(lines("src/uplink/batch.rs", harmless).is_empty());
 }

@@ -219,10 +219,11 @@ fn rate_limited() {
 }
 
 #[test]
-fn room_history_and_since_are_refused_without_history() {
+fn without_history_there_is_none_to_read_and_nothing_to_recover() {
     let server = Server::start(&[]);
     let mut client = Client::connect(&server);
-    client.join("r");
-    let reply = client.request(json!({"type": "room_history", "roomId": "r"}));
-    assert_eq!(reply["type"], "error", "{}", reply.text);
+    let since = json!({"epoch": "x", "offset": 7});
+    let joined = client.join_with(json!({"type": "join_room", "roomId": "r", "since": since}));
+    assert_eq!(joined["recovered"], false, "never a silent gap: {}", joined.text);
+    client.expect_refused(json!({"type": "room_history", "roomId": "r"}), "unavailable");
 }

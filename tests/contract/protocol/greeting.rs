@@ -14,7 +14,7 @@ fn it_says_who_and_where_one_is(shards: usize) {
         ("SHARDS", &shards),
         ("INSTANCE_ID", "north-1"),
         ("MAX_MESSAGE_BYTES", "4096"),
-        ("PING_INTERVAL_MS", "7000"),
+        ("PING_INTERVAL", "7000"),
     ]);
     let greeting = Client::connect(&server).expect("connection_established");
     assert_eq!(greeting["instanceId"], "north-1", "{}", greeting.text);

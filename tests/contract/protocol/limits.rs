@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::harness::client::Client;
-use crate::harness::raw::{FIN, PING, PONG, RawSocket};
+use crate::harness::raw::{self, FIN, PING, PONG, RawSocket, TEXT};
 use crate::harness::server::Server;
 
 #[test]
@@ -17,8 +17,18 @@ fn ten_invalid_requests_close_with_4502() {
 }
 
 #[test]
+fn who_goes_on_sending_over_the_rate_is_closed_with_4005() {
+    let server = Server::start(&[("MESSAGE_RATE", "1"), ("MESSAGE_BURST", "1")]);
+    let mut client = RawSocket::upgraded(&server);
+    let pings = raw::frame(FIN | TEXT, br#"{"type":"ping"}"#).repeat(5_000);
+    // The server closes before it has read them all.
+    let _ = client.try_send(&pings);
+    assert_eq!(client.expect_close(), 4005);
+}
+
+#[test]
 fn a_peer_that_answers_no_ping_is_closed_with_4002_and_leaves_its_rooms() {
-    let server = Server::start(&[("PING_INTERVAL_MS", "200"), ("PONG_TIMEOUT_MS", "2000")]);
+    let server = Server::start(&[("PING_INTERVAL", "200"), ("PONG_TIMEOUT", "2000")]);
     let mut witness = Client::connect(&server);
     witness.join("r");
     let mut mute = RawSocket::upgraded(&server);
@@ -32,7 +42,7 @@ fn a_peer_that_answers_no_ping_is_closed_with_4002_and_leaves_its_rooms() {
 
 #[test]
 fn a_silent_peer_that_answers_pings_stays() {
-    let server = Server::start(&[("PING_INTERVAL_MS", "100"), ("PONG_TIMEOUT_MS", "10000")]);
+    let server = Server::start(&[("PING_INTERVAL", "100"), ("PONG_TIMEOUT", "10000")]);
     let mut silent = RawSocket::upgraded(&server);
     for _ in 0..5 {
         let ping = silent.frame().expect("a ping");

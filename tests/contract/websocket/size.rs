@@ -12,7 +12,7 @@ fn ping_of(length: usize) -> String {
 
 #[test]
 fn a_message_of_the_limit_is_taken_and_one_byte_more_closes_with_1009() {
-    for limit in [1000_usize, 65_536, 200_000] {
+    for limit in [1024_usize, 65_536, 200_000] {
         let server = Server::start(&[("MAX_MESSAGE_BYTES", &limit.to_string())]);
         let mut socket = RawSocket::upgraded(&server);
         socket.send_text(&ping_of(limit));
@@ -23,15 +23,15 @@ fn a_message_of_the_limit_is_taken_and_one_byte_more_closes_with_1009() {
 
 #[test]
 fn the_limit_holds_for_all_fragments_together() {
-    let server = Server::start(&[("MAX_MESSAGE_BYTES", "1000")]);
+    let server = Server::start(&[("MAX_MESSAGE_BYTES", "1024")]);
     let mut socket = RawSocket::upgraded(&server);
-    let message = ping_of(1000);
+    let message = ping_of(1024);
     let (head, tail) = message.as_bytes().split_at(600);
     socket.send_frame(TEXT, head);
     socket.send_frame(FIN | CONTINUATION, tail);
     assert_eq!(socket.event()["type"], "pong");
-    let over = [raw::frame(TEXT, &[b' '; 600]), raw::frame(CONTINUATION, &[b' '; 401])].concat();
-    assert_closes(&server, "two fragments of 1001 bytes", &over, 1009);
+    let over = [raw::frame(TEXT, &[b' '; 600]), raw::frame(CONTINUATION, &[b' '; 425])].concat();
+    assert_closes(&server, "two fragments of 1025 bytes", &over, 1009);
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn too_many_or_too_long_headers_get_431() {
 
 #[test]
 fn a_request_that_is_not_complete_in_time_gets_408() {
-    let server = Server::start(&[("HANDSHAKE_TIMEOUT_MS", "300")]);
+    let server = Server::start(&[("HANDSHAKE_TIMEOUT", "300")]);
     let mut silent = RawSocket::connect(server.port);
     let mut dripping = RawSocket::connect(server.port);
     dripping.send(&UPGRADE.as_bytes()[..40]);
@@ -139,7 +139,7 @@ fn a_request_that_is_not_complete_in_time_gets_408() {
 
 #[test]
 fn dripping_bytes_does_not_extend_the_time() {
-    let server = Server::start(&[("HANDSHAKE_TIMEOUT_MS", "500")]);
+    let server = Server::start(&[("HANDSHAKE_TIMEOUT", "500")]);
     let mut socket = RawSocket::connect(server.port);
     let mut header = b"GET /ws HTTP/1.1\r\nX: ".to_vec();
     header.extend(std::iter::repeat_n(b'y', 400));
