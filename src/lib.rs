@@ -1,9 +1,21 @@
 //! TableForge: a self-hosted realtime room server.
+pub mod accept;
+pub mod catalog;
+pub mod codec;
 pub mod command;
 pub mod config;
 pub mod identity;
+pub mod instance;
 pub mod limits;
+pub mod logging;
 pub mod metrics;
+pub mod permission;
+pub mod preflight;
+pub mod ring;
 pub mod room;
+pub mod send;
+pub mod server;
+pub mod setting;
 pub mod shard;
+pub mod sources;
 pub mod uplink;

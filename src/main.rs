@@ -1,2 +1,174 @@
-//! The `tableforge` program.
-fn main() {}
+//! The `tableforge` program: its commands, and what each prints.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Parser, Subcommand};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::Serialize;
+
+use tableforge::config::Checked;
+use tableforge::permission::RoomRight;
+use tableforge::sources::SettingArgs;
+use tableforge::{limits, logging, preflight, server};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A self-hosted realtime room server.
+#[derive(Parser)]
+#[command(name = "tableforge", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve(SettingArgs<false>),
+    /// Run the server to try it out: loopback only, anonymous users, no Redis, a console page.
+    Dev(SettingArgs<true>),
+    /// Print a token for a try-out, signed with the server's secret.
+    Token(TokenArgs),
+}
+
+#[derive(Args)]
+struct TokenArgs {
+    /// User id.
+    #[arg(long)]
+    sub: String,
+    /// Display name.
+    #[arg(long)]
+    name: Option<String>,
+    /// How long the token is valid: seconds, or a number with s, m, h or d.
+    #[arg(long, default_value = "1h", value_parser = parse_ttl)]
+    ttl: u64,
+    /// Permission: broadcast or admin. May be repeated.
+    #[arg(long, value_parser = ["broadcast", "admin"])]
+    permission: Vec<String>,
+    /// Rights in rooms, such as 'table-*=join,publish'. May be repeated; without it the server's defaults hold.
+    #[arg(long, value_name = "PATTERN=RIGHTS", value_parser = parse_room)]
+    room: Vec<(String, Vec<String>)>,
+    /// The server's secret.
+    #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
+    jwt_secret: String,
+    /// The issuer that the server wants.
+    #[arg(long, env = "JWT_ISSUER", hide_env_values = true)]
+    jwt_issuer: Option<String>,
+    /// The audience that the server wants.
+    #[arg(long, env = "JWT_AUDIENCE", hide_env_values = true)]
+    jwt_audience: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(given) => start(given),
+        Command::Dev(given) => start(given),
+        Command::Token(args) => print_token(args).map_err(|error| (error, WRONG_USE)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((error, code)) => {
+            eprintln!("tableforge: {error}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Exit code for what was wrong on the command line, in the environment or in the file.
+const WRONG_USE: u8 = 2;
+/// Exit code for everything that failed although it was asked for rightly.
+const FAILED: u8 = 1;
+
+type Failure = (Box<dyn Error>, u8);
+
+fn start<const DEV: bool>(given: SettingArgs<DEV>) -> Result<(), Failure> {
+    let Checked { settings, notes } = given.load().map_err(|error| (error.into(), WRONG_USE))?;
+    // Held to the end: what still waits to be logged is written when it goes.
+    let _logging = logging::start(&settings);
+    let report = preflight::check(&settings).map_err(|error| (error.into(), FAILED))?;
+    for warning in notes.iter().chain(&report.warnings) {
+        tracing::warn!("{warning}");
+    }
+    server::run(settings).map_err(|error| (error, FAILED))
+}
+
+#[derive(Serialize)]
+struct NewClaims {
+    sub: String,
+    exp: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    permissions: Vec<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    rooms: BTreeMap<String, Vec<String>>,
+}
+
+fn print_token(args: TokenArgs) -> Result<(), Box<dyn Error>> {
+    let least = limits::JWT_SECRET_BYTES;
+    if args.jwt_secret.len() < least {
+        return Err(format!(
+            "JWT_SECRET: a secret needs {least} bytes or more; `openssl rand -hex 32` makes one"
+        )
+        .into());
+    }
+    if !(1..=limits::USER_ID_BYTES).contains(&args.sub.len()) {
+        return Err(format!("--sub: a user id has 1 to {} bytes", limits::USER_ID_BYTES).into());
+    }
+    if args.name.as_ref().is_some_and(|name| !(1..=limits::DISPLAY_NAME_BYTES).contains(&name.len())) {
+        return Err(format!("--name: a display name has 1 to {} bytes", limits::DISPLAY_NAME_BYTES).into());
+    }
+    let mut rooms = BTreeMap::<_, Vec<_>>::new();
+    for (pattern, rights) in args.room {
+        rooms.entry(pattern).or_default().extend(rights);
+    }
+    let claims = NewClaims {
+        sub: args.sub,
+        exp: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().saturating_add(args.ttl),
+        name: args.name,
+        iss: args.jwt_issuer.filter(|issuer| !issuer.is_empty()),
+        aud: args.jwt_audience.filter(|audience| !audience.is_empty()),
+        permissions: args.permission,
+        rooms,
+    };
+    let key = EncodingKey::from_secret(args.jwt_secret.as_bytes());
+    println!("{}", jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)?);
+    Ok(())
+}
+
+fn parse_ttl(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.strip_suffix(|c: char| c.is_ascii_alphabetic()) {
+        Some(number) => (number, &text[number.len()..]),
+        None => (text, "s"),
+    };
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => 0,
+    };
+    let ttl = number.parse::<u64>().ok().and_then(|n| n.checked_mul(seconds)).filter(|ttl| *ttl > 0);
+    ttl.ok_or_else(|| "allowed: seconds, or a number with s, m, h or d, such as 90, 15m, 1h".into())
+}
+
+fn parse_room(text: &str) -> Result<(String, Vec<String>), String> {
+    let known = |name: &&str| RoomRight::parse(name).is_some();
+    let parsed = text.split_once('=').filter(|(pattern, rights)| {
+        let start = pattern.strip_suffix('*').unwrap_or(pattern);
+        !pattern.is_empty() && !start.contains('*') && rights.split(',').all(|name| known(&name))
+    });
+    let (pattern, rights) = parsed.ok_or(
+        "allowed: a room or the beginning of one with `*`, then `=` and a list out of join, publish, history, \
+         members",
+    )?;
+    Ok((pattern.into(), rights.split(',').map(String::from).collect()))
+}

@@ -1,2 +1,6 @@
 //! Meaning becomes receivers: rooms, their members, and who hears what.
+pub mod directory;
+pub mod fanout;
+pub mod presence;
 pub mod route;
+pub mod users;

@@ -5,18 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
+pub use crate::room::presence::Member;
 use crate::room::route::RoomRoute;
-
-/// A member as the other members may know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// The user.
-    pub user: UserId,
-    /// The display name from the token's `name`, if it had one.
-    pub name: Option<Arc<str>>,
-    /// The `socketId` of the connection with which the user came into the room.
-    pub socket: Arc<str>,
-}
 
 /// A request that waits for its answer: which connection asked, and by what `messageId`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +129,8 @@ pub struct Join {
     pub member: Member,
     /// Whether the reply lists the members.
     pub want_members: bool,
+    /// Whether the same request was sent before and got no answer in time.
+    pub again: bool,
 }
 
 /// A granted [`Join`].

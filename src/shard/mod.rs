@@ -1,3 +1,179 @@
 //! One core owns its connections and its slice of every room.
+//!
+//! [`Shard`] is sans-IO: it takes what happened (`handle_*`) and the time, and leaves what is to be
+//! done in its outboxes, its mesh and its list of [`Action`]s. The driver joins it to a ring.
+
+mod connection;
+pub mod driver;
 pub mod envelope;
+pub mod home;
+pub mod mesh;
 pub mod outlet;
+mod requests;
+mod session;
+mod step;
+mod sweep;
+
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+
+use self::envelope::{LinkState, Publication, UplinkCommand};
+use self::mesh::Mesh;
+use self::outlet::Outlet;
+use self::session::{Phase, Session};
+use self::sweep::{Asked, Drain};
+use crate::command::authorize::TokenVerifier;
+use crate::command::decode::Scratch;
+use crate::config::Settings;
+use crate::identity::{ConnectionId, ShardId, SocketId};
+use crate::instance::Instance;
+use crate::metrics::ShardCells;
+use crate::ring::Key;
+use crate::room::directory::Directory;
+use crate::room::presence::Homes;
+use crate::room::users::{ShardUsers, UserHomes};
+use crate::send::outbox::Outboxes;
+
+/// The time at which something happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Milliseconds since the process started; never goes back.
+    pub since_start_ms: u64,
+    /// Milliseconds since 1970, as told to clients.
+    pub unix_ms: u64,
+}
+
+impl Now {
+    /// The monotonic time as connections keep it: it wraps after 49 days, and only differences count.
+    fn ms(self) -> u32 {
+        self.since_start_ms as u32
+    }
+}
+
+/// What the driver is to do with a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Start to receive.
+    Receive(Key),
+    /// Send nothing after what has been sent.
+    FinishSending(Key),
+    /// Close the socket.
+    Close(Key),
+}
+
+/// The way to the uplink's threads.
+#[derive(Debug)]
+pub struct UplinkPort {
+    /// To the ingress thread.
+    pub commands: Outlet<UplinkCommand>,
+    /// To the publisher thread.
+    pub publications: Sender<Publication>,
+    /// The link as this shard was last told.
+    pub state: LinkState,
+}
+
+/// Everything that one core owns.
+pub struct Shard {
+    id: ShardId,
+    instance: Arc<Instance>,
+    cells: Arc<ShardCells>,
+    verifier: Option<Arc<TokenVerifier>>,
+    sessions: Vec<Option<Session>>,
+    outboxes: Outboxes,
+    directory: Directory,
+    homes: Homes,
+    users: ShardUsers,
+    user_homes: UserHomes,
+    mesh: Mesh,
+    uplink: Option<UplinkPort>,
+    scratch: Scratch,
+    actions: Vec<Action>,
+    asked: Vec<Asked>,
+    sweep_from: usize,
+    drain: Option<Drain>,
+}
+
+impl Shard {
+    /// A shard without connections.
+    pub fn new(
+        id: ShardId,
+        instance: Arc<Instance>,
+        verifier: Option<Arc<TokenVerifier>>,
+        mesh: Mesh,
+        uplink: Option<UplinkPort>,
+    ) -> Self {
+        Self {
+            id,
+            cells: instance.shards[id.index()].clone(),
+            outboxes: Outboxes::new(instance.settings.outbox_bytes),
+            instance,
+            verifier,
+            sessions: Vec::new(),
+            directory: Directory::default(),
+            homes: Homes::default(),
+            users: ShardUsers::default(),
+            user_homes: UserHomes::default(),
+            mesh,
+            uplink,
+            scratch: Scratch::default(),
+            actions: Vec::new(),
+            asked: Vec::new(),
+            sweep_from: 0,
+            drain: None,
+        }
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.instance.settings
+    }
+
+    /// The session in `slot`, unless its socket is gone.
+    fn session(&mut self, slot: u32) -> Option<&mut Session> {
+        let session = self.sessions.get_mut(slot as usize)?.as_mut()?;
+        (session.phase != Phase::Gone).then_some(session)
+    }
+
+    /// The session of a connection that may have gone meanwhile.
+    fn session_of(&mut self, connection: ConnectionId) -> Option<&mut Session> {
+        self.session(connection.slot).filter(|session| session.id == connection)
+    }
+
+    fn socket_id(&self, connection: ConnectionId) -> SocketId {
+        SocketId { boot: self.instance.boot, connection }
+    }
+
+    /// Whether other instances can be reached, or are about to be.
+    fn is_linked(&self) -> bool {
+        self.uplink.as_ref().is_some_and(|uplink| uplink.state != LinkState::Down)
+    }
+
+    /// What waits to be sent.
+    pub fn outboxes(&mut self) -> &mut Outboxes {
+        &mut self.outboxes
+    }
+
+    /// Takes the list of what is to be done with sockets.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Ends a turn: slow readers are dealt with, other threads get what is for them.
+    pub fn finish_turn(&mut self, now: Now) {
+        self.close_overflowed(now);
+        self.step_local(now);
+        self.mesh.flush();
+        if let Some(uplink) = &mut self.uplink {
+            uplink.commands.flush();
+        }
+    }
+
+    /// Whether no connection is left.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.iter().all(Option::is_none)
+    }
+}
+
+fn key(connection: ConnectionId) -> Key {
+    Key { slot: connection.slot, generation: connection.generation }
+}

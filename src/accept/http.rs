@@ -1,0 +1,102 @@
+//! Answers to plain HTTP requests: health, readiness, figures, and the console page.
+
+use std::fmt::Write;
+
+use serde_json::json;
+
+use super::request::{Refusal, Request};
+use crate::instance::{Instance, Phase};
+use crate::metrics;
+
+const CONSOLE: &str = include_str!("console.html");
+const JSON: &str = "application/json";
+
+/// The complete answer to a request for anything but `/ws`. `uptime` in seconds.
+pub fn respond(request: &Request<'_>, instance: &Instance, uptime: u64) -> String {
+    if !matches!(request.method, "GET" | "HEAD") {
+        let reason = "this address answers GET";
+        let refusal = Refusal { status: "405 Method Not Allowed", reason, header: "Allow: GET, HEAD\r\n" };
+        return refuse(&refusal);
+    }
+    let (status, kind, body) = match request.path {
+        "/health" => ("200 OK", JSON, health(instance, uptime)),
+        "/ready" => ready(instance),
+        "/stats" => ("200 OK", JSON, stats(instance, uptime)),
+        "/metrics" => {
+            ("200 OK", "text/plain; version=0.0.4; charset=utf-8", metrics::exposition(instance, uptime))
+        }
+        "/" if instance.settings.console => ("200 OK", "text/html; charset=utf-8", CONSOLE.to_owned()),
+        _ => {
+            return refuse(&Refusal::new(
+                "404 Not Found",
+                "clients connect to /ws; see also /health and /metrics",
+            ));
+        }
+    };
+    let body = if request.method == "HEAD" { (body.len(), String::new()) } else { (body.len(), body) };
+    response(status, kind, "", body)
+}
+
+/// The complete answer for a refused request.
+pub fn refuse(refusal: &Refusal) -> String {
+    let body = json!({ "error": refusal.reason }).to_string();
+    response(refusal.status, JSON, refusal.header, (body.len(), body))
+}
+
+fn response(status: &str, kind: &str, header: &str, (length, body): (usize, String)) -> String {
+    let mut text = String::with_capacity(body.len() + 160);
+    let _ = write!(
+        text,
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\
+         Cache-Control: no-store\r\nConnection: close\r\n{header}\r\n{body}"
+    );
+    text
+}
+
+fn health(instance: &Instance, uptime: u64) -> String {
+    json!({
+        "status": if instance.is_degraded() { "degraded" } else { "healthy" },
+        "instanceId": instance.id.as_str(),
+        "connections": instance.connections(),
+        "rooms": instance.rooms(),
+        "uptime": uptime,
+    })
+    .to_string()
+}
+
+fn ready(instance: &Instance) -> (&'static str, &'static str, String) {
+    let full = instance.connections() >= u64::from(instance.settings.ws_max_connections);
+    let reason = match instance.phase() {
+        Phase::Starting => "starting",
+        Phase::Draining => "draining",
+        Phase::Serving if full => "full",
+        Phase::Serving => return ("200 OK", JSON, json!({ "ready": true }).to_string()),
+    };
+    ("503 Service Unavailable", JSON, json!({ "ready": false, "reason": reason }).to_string())
+}
+
+fn stats(instance: &Instance, uptime: u64) -> String {
+    let (used, total) = metrics::memory();
+    let shards: Vec<_> = instance
+        .shards
+        .iter()
+        .map(|cells| {
+            json!({
+                "connections": cells.connections.get(),
+                "rooms": cells.rooms.get(),
+                "messagesReceived": cells.messages_in.get(),
+                "deliveries": cells.deliveries.get(),
+            })
+        })
+        .collect();
+    json!({
+        "instanceId": instance.id.as_str(),
+        "connections": instance.connections(),
+        "rooms": instance.rooms(),
+        "totalInstances": instance.instances(),
+        "memory": { "used": used, "total": total },
+        "uptime": uptime,
+        "shards": shards,
+    })
+    .to_string()
+}

@@ -1,0 +1,4 @@
+//! A socket becomes a WebSocket, or gets an HTTP answer.
+pub mod http;
+pub mod request;
+pub mod upgrade;

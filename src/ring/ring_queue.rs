@@ -1,0 +1,453 @@
+//! Submission and completion: one io_uring, driven by the thread that made it.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use super::buffers::{self, Filled, ReceiveBuffers};
+use super::connections::{Connections, Key};
+use super::listener;
+use super::send_batch::{Armed, SendBatch};
+
+/// Sizes of a ring.
+#[derive(Clone, Copy, Debug)]
+pub struct RingSettings {
+    /// Submissions that fit before the ring must enter the kernel; a flush larger than this takes
+    /// several system calls.
+    pub submissions: u32,
+    /// Completions that fit before the kernel has to keep some aside.
+    pub completions: u32,
+    /// Receive buffers, a power of two. When they run out, receives pause and start again by themselves.
+    pub buffers: u16,
+    /// Bytes of a receive buffer.
+    pub buffer_bytes: u32,
+}
+
+impl Default for RingSettings {
+    /// 1 MiB of receive buffers: room for 512 small messages per turn, and little enough to be
+    /// resident from the start.
+    fn default() -> Self {
+        Self { submissions: 1024, completions: 8192, buffers: 512, buffer_bytes: 2048 }
+    }
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Completion {
+    /// A client has connected. [`Ring::receive`] starts to read it.
+    Accepted(Key),
+    /// Accepting stopped, mostly for want of descriptors; [`Ring::accept`] starts it again.
+    AcceptStopped(io::Error),
+    /// Bytes came in. The token must be recycled.
+    Received(Key, Filled),
+    /// Nothing will come in any more: the peer has finished sending, or the connection broke.
+    Ended(Key, Option<io::Error>),
+    /// A send is over: every byte has been taken over by the kernel, or the connection broke.
+    Sent(Key, Box<SendBatch>, io::Result<()>),
+    /// The watched eventfd became readable; it is watched on.
+    Woken,
+    /// A closed connection's last operation is over, its slot is free.
+    Closed(Key),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Operation {
+    Accept = 1,
+    Receive,
+    Send,
+    Wake,
+    Cancel,
+}
+
+/// The operation's number in the top byte, the generation (24 bits), the slot (32 bits).
+fn tag(operation: Operation, key: Key) -> u64 {
+    (operation as u64) << 56 | u64::from(key.generation) << 32 | u64::from(key.slot)
+}
+
+const NO_KEY: Key = Key { slot: 0, generation: 0 };
+
+/// See the module's invariants.
+pub struct Ring {
+    // Dropped by hand in `drop`, before the memory that its registrations name.
+    uring: ManuallyDrop<IoUring>,
+    buffers: ManuallyDrop<ReceiveBuffers>,
+    connections: ManuallyDrop<Connections>,
+    listener: Option<OwnedFd>,
+    accepting: bool,
+    wake: Option<OwnedFd>,
+    starved: Vec<Key>,
+    closed: Vec<Key>,
+    /// Operations whose last completion has not been reaped.
+    in_flight: usize,
+}
+
+impl Ring {
+    /// Sets up a ring for the calling thread, which alone may use it (IORING_SETUP_SINGLE_ISSUER).
+    ///
+    /// # Errors
+    /// As io_uring_setup(2); Linux 6.1 is needed for IORING_SETUP_DEFER_TASKRUN.
+    pub fn new(settings: RingSettings) -> io::Result<Self> {
+        let mut uring: IoUring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_submit_all()
+            .setup_clamp()
+            .setup_cqsize(settings.completions)
+            .build(settings.submissions)?;
+        let (submitter, _, _) = uring.split();
+        let buffers = ReceiveBuffers::register(&submitter, settings.buffers, settings.buffer_bytes)?;
+        Ok(Self {
+            uring: ManuallyDrop::new(uring),
+            buffers: ManuallyDrop::new(buffers),
+            connections: ManuallyDrop::new(Connections::default()),
+            listener: None,
+            accepting: false,
+            wake: None,
+            starved: Vec::new(),
+            closed: Vec::new(),
+            in_flight: 0,
+        })
+    }
+
+    /// Listens on `address`, shared with the other shards; returns the address bound.
+    ///
+    /// # Errors
+    /// As bind(2) and listen(2).
+    pub fn listen(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
+        let (socket, bound) = listener::listen(address)?;
+        self.listener = Some(socket);
+        self.accept();
+        Ok(bound)
+    }
+
+    /// Starts to accept, if the ring listens and accepting has stopped.
+    pub fn accept(&mut self) {
+        if let (Some(listener), false) = (&self.listener, self.accepting) {
+            let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
+            self.accepting = true;
+            // SAFETY: the entry names no memory; the descriptor is open until `stop_listening`.
+            unsafe { self.submit_operation(entry, Operation::Accept, NO_KEY) };
+        }
+    }
+
+    /// Closes the listening socket; connections that wait in its backlog are reset.
+    pub fn stop_listening(&mut self) {
+        if self.listener.is_some() && self.accepting {
+            let cancel = opcode::AsyncCancel::new(tag(Operation::Accept, NO_KEY)).build();
+            // SAFETY: the entry names no memory.
+            unsafe { self.submit_operation(cancel, Operation::Cancel, NO_KEY) };
+            self.submit();
+        }
+        self.listener = None;
+    }
+
+    /// Reports [`Completion::Woken`] whenever `eventfd` is readable. The watcher reads it.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn watch(&mut self, eventfd: BorrowedFd<'_>) -> io::Result<()> {
+        self.wake = Some(eventfd.try_clone_to_owned()?);
+        self.submit_watch();
+        Ok(())
+    }
+
+    fn submit_watch(&mut self) {
+        if let Some(wake) = &self.wake {
+            let entry = opcode::PollAdd::new(Fd(wake.as_raw_fd()), libc::POLLIN as u32).multi(true).build();
+            // SAFETY: the entry names no memory; the descriptor is the ring's own.
+            unsafe { self.submit_operation(entry, Operation::Wake, NO_KEY) };
+        }
+    }
+
+    /// Starts to receive; goes on until the connection ends or is closed.
+    pub fn receive(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(socket) = &connection.socket else { return };
+        if connection.receiving || connection.closing {
+            return;
+        }
+        let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), buffers::GROUP).build();
+        connection.receiving = true;
+        // SAFETY: the kernel writes into provided buffers only, which live as long as the ring; the
+        // socket is closed only after the receive's last completion.
+        unsafe { self.submit_operation(entry, Operation::Receive, key) };
+    }
+
+    /// Sends the whole batch, waiting for the socket as often as it takes; at most one batch per
+    /// connection at a time. Ends with [`Completion::Sent`].
+    ///
+    /// # Errors
+    /// Gives the batch back when the connection has gone, is closing, or already sends.
+    pub fn send(&mut self, key: Key, batch: Box<SendBatch>) -> Result<(), Box<SendBatch>> {
+        let Some(connection) = self.connections.get_mut(key) else { return Err(batch) };
+        if connection.sending.is_some() || connection.closing || batch.is_empty() {
+            return Err(batch);
+        }
+        let Some(socket) = &connection.socket else { return Err(batch) };
+        let fd = Fd(socket.as_raw_fd());
+        // MSG_WAITALL: the kernel resumes a short send by itself when the socket is writable again.
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let entry = match connection.sending.insert(batch).arm() {
+            Armed::One(start, len) => opcode::Send::new(fd, start, len).flags(flags).build(),
+            Armed::Many(header) => opcode::SendMsg::new(fd, header).flags(flags as u32).build(),
+        };
+        // SAFETY: the addresses point into the batch, which stays boxed and unchanged in
+        // `connection.sending` until the operation's completion is reaped.
+        unsafe { self.submit_operation(entry, Operation::Send, key) };
+        Ok(())
+    }
+
+    /// Tells the peer that nothing more will be sent (shutdown(2) with SHUT_WR).
+    pub fn finish_sending(&mut self, key: Key) {
+        if let Some(socket) = self.connections.get(key).and_then(|connection| connection.socket.as_ref()) {
+            // Failure means that the connection has ended already, which its receive reports.
+            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+        }
+    }
+
+    /// Ends the connection: what is in flight is broken off, and [`Completion::Closed`] follows.
+    pub fn close(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.closing {
+            return;
+        }
+        connection.closing = true;
+        if (connection.receiving || connection.sending.is_some())
+            && let Some(socket) = &connection.socket
+        {
+            // Makes a pending receive end and a pending send fail. ENOTCONN: they have already.
+            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+        }
+        if self.connections.release_if_done(key) {
+            self.closed.push(key);
+        }
+    }
+
+    /// The connection that has the slot now.
+    pub fn key(&self, slot: u32) -> Option<Key> {
+        self.connections.key(slot)
+    }
+
+    /// The peer's address, unless the connection has broken.
+    pub fn peer_address(&self, key: Key) -> Option<SocketAddr> {
+        let socket = self.connections.get(key)?.socket.as_ref()?;
+        rustix::net::getpeername(socket.as_fd()).ok()?.and_then(|address| SocketAddr::try_from(address).ok())
+    }
+
+    /// The bytes that were received into `filled`.
+    pub fn bytes_mut<'a>(&'a mut self, filled: &'a mut Filled) -> &'a mut [u8] {
+        self.buffers.bytes_mut(filled)
+    }
+
+    /// Gives a buffer back to the kernel.
+    pub fn recycle(&mut self, filled: Filled) {
+        self.buffers.recycle(filled);
+    }
+
+    /// Enters the kernel with all submissions; sends that the sockets take at once are done on return.
+    pub fn submit(&mut self) {
+        self.enter(0, None);
+    }
+
+    /// Enters the kernel with all submissions and waits until there are `want` completions or the
+    /// time is up.
+    pub fn submit_and_wait(&mut self, want: usize, timeout: Duration) {
+        let want = if self.closed.is_empty() { want } else { 0 };
+        self.enter(want, Some(timeout));
+    }
+
+    fn enter(&mut self, want: usize, timeout: Option<Duration>) {
+        self.restart_starved();
+        let result = match timeout {
+            Some(timeout) => {
+                let time = Timespec::new().sec(timeout.as_secs()).nsec(timeout.subsec_nanos());
+                self.uring.submitter().submit_with_args(want, &SubmitArgs::new().timespec(&time))
+            }
+            None => self.uring.submit(),
+        };
+        match result {
+            Ok(_) => {}
+            // Time is up, a signal, or completions are to be reaped first: the next turn goes on.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
+                ) => {}
+            Err(error) => panic!("io_uring_enter failed: {error}"),
+        }
+    }
+
+    fn restart_starved(&mut self) {
+        for key in std::mem::take(&mut self.starved) {
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.starved = false;
+                self.receive(key);
+            }
+        }
+    }
+
+    /// Moves at most `limit` completions into `completions`, in the order they happened.
+    pub fn reap(&mut self, limit: usize, completions: &mut Vec<Completion>) {
+        completions.extend(self.closed.drain(..).map(Completion::Closed));
+        while completions.len() < limit {
+            let Some(entry) = self.uring.completion().next() else { break };
+            if let Some(completion) = self.complete(&entry) {
+                completions.push(completion);
+            }
+        }
+    }
+
+    fn complete(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
+        let more = cqueue::more(entry.flags());
+        if !more {
+            self.in_flight -= 1;
+        }
+        let user_data = entry.user_data();
+        let key = Key { slot: user_data as u32, generation: (user_data >> 32) as u32 & 0xff_ffff };
+        let result = entry.result();
+        match user_data >> 56 {
+            operation if operation == Operation::Accept as u64 => self.complete_accept(result, more),
+            operation if operation == Operation::Receive as u64 => {
+                self.complete_receive(key, result, cqueue::buffer_select(entry.flags()), more)
+            }
+            operation if operation == Operation::Send as u64 => self.complete_send(key, result),
+            operation if operation == Operation::Wake as u64 => {
+                if !more && result != -libc::ECANCELED {
+                    self.submit_watch();
+                }
+                Some(Completion::Woken)
+            }
+            _ => None,
+        }
+    }
+
+    fn complete_accept(&mut self, result: i32, more: bool) -> Option<Completion> {
+        self.accepting = more;
+        if result < 0 {
+            let stopped = Completion::AcceptStopped(io::Error::from_raw_os_error(-result));
+            return (!more && self.listener.is_some()).then_some(stopped);
+        }
+        // SAFETY: the kernel has just opened this descriptor for us and nobody else knows it.
+        let socket = unsafe { OwnedFd::from_raw_fd(result) };
+        let key = self.connections.insert(socket);
+        if !more {
+            self.accept();
+        }
+        Some(Completion::Accepted(key))
+    }
+
+    fn complete_receive(
+        &mut self,
+        key: Key,
+        result: i32,
+        buffer: Option<u16>,
+        more: bool,
+    ) -> Option<Completion> {
+        let filled = buffer.map(|id| self.buffers.filled(id, result.max(0) as u32));
+        let Some(connection) = self.connections.get_mut(key) else {
+            // Invariant 3 keeps a slot until its operations are over, so only the buffer matters.
+            filled.into_iter().for_each(|filled| self.buffers.recycle(filled));
+            return None;
+        };
+        connection.receiving = more;
+        if connection.closing {
+            filled.into_iter().for_each(|filled| self.buffers.recycle(filled));
+            return self.connections.release_if_done(key).then_some(Completion::Closed(key));
+        }
+        let starved = result == -libc::ENOBUFS;
+        if !more && (result > 0 || starved) && !connection.starved {
+            connection.starved = true;
+            self.starved.push(key);
+        }
+        match filled {
+            Some(filled) if result > 0 => Some(Completion::Received(key, filled)),
+            filled => {
+                filled.into_iter().for_each(|filled| self.buffers.recycle(filled));
+                if starved {
+                    return None;
+                }
+                let error = (result < 0).then(|| io::Error::from_raw_os_error(-result));
+                Some(Completion::Ended(key, error))
+            }
+        }
+    }
+
+    fn complete_send(&mut self, key: Key, result: i32) -> Option<Completion> {
+        let connection = self.connections.get_mut(key)?;
+        let batch = connection.sending.take()?;
+        if connection.closing {
+            return self.connections.release_if_done(key).then_some(Completion::Closed(key));
+        }
+        let outcome = match usize::try_from(result) {
+            Ok(sent) if sent == batch.bytes() => Ok(()),
+            // MSG_WAITALL gives up early only when the connection breaks.
+            Ok(_) => Err(io::ErrorKind::ConnectionReset.into()),
+            Err(_) => Err(io::Error::from_raw_os_error(-result)),
+        };
+        Some(Completion::Sent(key, batch, outcome))
+    }
+
+    /// # Safety
+    /// Memory and descriptors that `entry` names stay valid until its last completion is reaped.
+    unsafe fn submit_operation(&mut self, entry: squeue::Entry, operation: Operation, key: Key) {
+        let entry = entry.user_data(tag(operation, key));
+        self.in_flight += 1;
+        loop {
+            // SAFETY: the caller's promise.
+            if unsafe { self.uring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+            // Full: hand over what is there. EBUSY cannot last, since the kernel keeps completions
+            // that do not fit aside (IORING_FEAT_NODROP).
+            if let Err(error) = self.uring.submit()
+                && !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN))
+            {
+                panic!("io_uring_enter failed: {error}");
+            }
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.wake = None;
+        self.listener = None;
+        for connection in self.connections.iter_mut() {
+            connection.closing = true;
+        }
+        let deadline = Duration::from_millis(50);
+        let timeout = Some(Timespec::new().sec(1));
+        // Bounded: an operation that does not end in two seconds never will.
+        for _ in 0..40 {
+            if self.in_flight == 0 {
+                break;
+            }
+            let _ = self.uring.submit();
+            let _ = self.uring.submitter().register_sync_cancel(timeout, CancelBuilder::any());
+            let time = Timespec::new().nsec(deadline.subsec_nanos());
+            let _ = self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time));
+            let mut finished = Vec::new();
+            self.reap(usize::MAX, &mut finished);
+            for completion in finished {
+                // A client accepted meanwhile has nothing in flight and is dropped with the table.
+                if let Completion::Received(_, filled) = completion {
+                    self.recycle(filled);
+                }
+            }
+        }
+        // SAFETY: the fields are dropped here and not used again.
+        unsafe {
+            ManuallyDrop::drop(&mut self.uring);
+            if self.in_flight == 0 {
+                ManuallyDrop::drop(&mut self.buffers);
+                ManuallyDrop::drop(&mut self.connections);
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The ring's invariants, on real sockets.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::*;
+
+fn ring(buffers: u16) -> (Ring, SocketAddr) {
+    let settings = RingSettings { submissions: 8, completions: 64, buffers, buffer_bytes: 16 };
+    let mut ring = Ring::new(settings).expect("io_uring with DEFER_TASKRUN");
+    let address = ring.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    (ring, address)
+}
+
+/// Turns the ring until `wanted` finds what it looks for.
+fn turn_until<T>(ring: &mut Ring, mut wanted: impl FnMut(&mut Ring, Completion) -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        ring.submit_and_wait(1, Duration::from_millis(100));
+        let mut completions = Vec::new();
+        ring.reap(usize::MAX, &mut completions);
+        let mut found = None;
+        for completion in completions {
+            found = wanted(ring, completion).or(found);
+        }
+        if let Some(found) = found {
+            return found;
+        }
+    }
+    panic!("nothing of the kind happened in 10 s");
+}
+
+fn accepted(ring: &mut Ring, address: SocketAddr) -> (TcpStream, Key) {
+    let client = TcpStream::connect(address).unwrap();
+    let key = turn_until(ring, |_, completion| match completion {
+        Completion::Accepted(key) => Some(key),
+        _ => None,
+    });
+    (client, key)
+}
+
+fn batch(segments: Vec<Segment>) -> Box<SendBatch> {
+    let mut batch = Box::<SendBatch>::default();
+    segments.into_iter().for_each(|segment| batch.push(segment));
+    batch
+}
+
+#[test]
+fn bytes_arrive_and_segments_leave_in_order() {
+    let (mut ring, address) = ring(8);
+    let (mut client, key) = accepted(&mut ring, address);
+    assert_eq!(ring.peer_address(key), Some(client.local_addr().unwrap()));
+    ring.receive(key);
+    client.write_all(b"a message longer than one buffer of sixteen bytes").unwrap();
+    let mut heard = Vec::new();
+    turn_until(&mut ring, |ring, completion| {
+        let Completion::Received(_, mut filled) = completion else { return None };
+        heard.extend_from_slice(ring.bytes_mut(&mut filled));
+        ring.recycle(filled);
+        (heard.len() == 49).then_some(())
+    });
+    assert_eq!(heard, b"a message longer than one buffer of sixteen bytes");
+
+    let parts = vec![Segment::Shared(Bytes::from_static(b"one ")), Segment::Copied(b"two".to_vec())];
+    ring.send(key, batch(parts)).unwrap();
+    turn_until(&mut ring, |_, completion| match completion {
+        Completion::Sent(_, batch, outcome) => Some(assert_eq!((batch.bytes(), outcome.is_ok()), (7, true))),
+        _ => None,
+    });
+    let mut answer = [0; 7];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"one two");
+}
+
+#[test]
+fn receiving_goes_on_after_the_buffers_ran_out() {
+    let (mut ring, address) = ring(2);
+    let mut clients: Vec<_> = (0..6).map(|_| accepted(&mut ring, address)).collect();
+    for (client, key) in &mut clients {
+        ring.receive(*key);
+        client.write_all(&[b'x'; 100]).unwrap();
+    }
+    // Held back for a while, so that the kernel finds no buffer.
+    let mut held = Vec::new();
+    let mut bytes = 0;
+    turn_until(&mut ring, |ring, completion| {
+        if let Completion::Received(_, mut filled) = completion {
+            bytes += ring.bytes_mut(&mut filled).len();
+            held.push(filled);
+        }
+        if held.len() == 2 {
+            held.drain(..).for_each(|filled| ring.recycle(filled));
+        }
+        (bytes == 600).then_some(())
+    });
+}
+
+#[test]
+fn a_short_send_is_finished_by_the_kernel() {
+    let (mut ring, address) = ring(8);
+    let (mut client, key) = accepted(&mut ring, address);
+    let bytes = 8 << 20;
+    ring.send(key, batch(vec![Segment::Copied(vec![7; bytes])])).unwrap();
+    ring.submit();
+    assert!(ring.send(key, batch(vec![Segment::Copied(vec![8])])).is_err(), "one batch at a time");
+    let reader = std::thread::spawn(move || {
+        let mut all = vec![0; bytes];
+        client.read_exact(&mut all).unwrap();
+        all.iter().all(|byte| *byte == 7)
+    });
+    turn_until(&mut ring, |_, completion| match completion {
+        Completion::Sent(_, _, outcome) => Some(outcome.unwrap()),
+        _ => None,
+    });
+    assert!(reader.join().unwrap());
+}
+
+#[test]
+fn closing_with_operations_in_flight_waits_for_them_and_says_nothing_else() {
+    let (mut ring, address) = ring(8);
+    let (mut client, key) = accepted(&mut ring, address);
+    ring.receive(key);
+    ring.send(key, batch(vec![Segment::Copied(vec![7; 32 << 20])])).unwrap();
+    ring.submit();
+    client.write_all(b"too late").unwrap();
+    ring.close(key);
+    turn_until(&mut ring, |_, completion| match completion {
+        Completion::Closed(closed) => Some(assert_eq!(closed, key)),
+        Completion::Received(..) | Completion::Sent(..) | Completion::Ended(..) => {
+            panic!("{completion:?} after close")
+        }
+        _ => None,
+    });
+    assert!(ring.send(key, batch(vec![Segment::Copied(vec![1])])).is_err(), "the connection has gone");
+}
+
+#[test]
+fn a_used_slot_gets_a_new_generation_and_old_keys_do_nothing() {
+    let (mut ring, address) = ring(8);
+    let (_client, first) = accepted(&mut ring, address);
+    ring.close(first);
+    turn_until(&mut ring, |_, completion| matches!(completion, Completion::Closed(_)).then_some(()));
+    let (mut client, second) = accepted(&mut ring, address);
+    assert_eq!(second.slot, first.slot);
+    assert_ne!(second.generation, first.generation);
+    ring.close(first);
+    assert!(ring.peer_address(first).is_none());
+    ring.send(second, batch(vec![Segment::Copied(b"still here".to_vec())])).unwrap();
+    ring.submit();
+    let mut answer = [0; 10];
+    client.read_exact(&mut answer).unwrap();
+}
+
+#[test]
+fn the_end_of_a_peer_is_reported_once() {
+    let (mut ring, address) = ring(8);
+    let (client, key) = accepted(&mut ring, address);
+    ring.receive(key);
+    drop(client);
+    turn_until(&mut ring, |_, completion| match completion {
+        Completion::Ended(ended, _) => Some(assert_eq!(ended, key)),
+        _ => None,
+    });
+    ring.close(key);
+    turn_until(&mut ring, |_, completion| match completion {
+        Completion::Closed(closed) => Some(assert_eq!(closed, key)),
+        Completion::Ended(..) => panic!("a second end"),
+        _ => None,
+    });
+}
+
+#[test]
+fn an_eventfd_wakes_the_ring_each_time() {
+    let waker = crate::shard::outlet::Waker::new().unwrap();
+    let (mut ring, _) = ring(8);
+    ring.watch(waker.eventfd()).unwrap();
+    for _ in 0..3 {
+        waker.prepare_to_sleep();
+        let other = std::thread::spawn({
+            let waker = waker.clone();
+            move || waker.wake()
+        });
+        turn_until(&mut ring, |_, completion| matches!(completion, Completion::Woken).then_some(()));
+        waker.drain();
+        other.join().unwrap();
+    }
+}
+
+#[test]
+fn a_ring_dropped_with_everything_in_flight_stops_first() {
+    let (mut ring, address) = ring(8);
+    let (client, key) = accepted(&mut ring, address);
+    ring.receive(key);
+    ring.send(key, batch(vec![Segment::Copied(vec![7; 32 << 20])])).unwrap();
+    ring.submit();
+    drop(ring);
+    drop(client);
+}

@@ -1,0 +1,45 @@
+//! THE hot loop: one encoded frame to every member of a room's slice.
+
+/// A member as the hot loop sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SliceMember {
+    /// The connection's slot on this shard.
+    pub slot: u32,
+    /// Whether the connection wants its own messages back.
+    pub echo: bool,
+}
+
+/// Calls `deliver` with the slot of every member but `sender`, who gets the message only when it
+/// joined with `echo`. Returns how many there were.
+#[inline]
+pub fn fan_out(members: &[SliceMember], sender: Option<u32>, mut deliver: impl FnMut(u32)) -> u64 {
+    let mut left_out = 0;
+    for member in members {
+        if Some(member.slot) == sender && !member.echo {
+            left_out = 1;
+        } else {
+            deliver(member.slot);
+        }
+    }
+    members.len() as u64 - left_out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(members: &[SliceMember], sender: Option<u32>) -> (u64, Vec<u32>) {
+        let mut slots = Vec::new();
+        let count = fan_out(members, sender, |slot| slots.push(slot));
+        (count, slots)
+    }
+
+    #[test]
+    fn everyone_but_the_sender_hears_unless_it_wants_an_echo() {
+        let member = |slot, echo| SliceMember { slot, echo };
+        let members = [member(4, false), member(7, true), member(9, false)];
+        assert_eq!(heard(&members, None), (3, vec![4, 7, 9]));
+        assert_eq!(heard(&members, Some(4)), (2, vec![7, 9]));
+        assert_eq!(heard(&members, Some(7)), (3, vec![4, 7, 9]));
+    }
+}

@@ -1,0 +1,3 @@
+//! Receivers become bytes: what waits for each connection, and when it goes out.
+pub mod flush;
+pub mod outbox;

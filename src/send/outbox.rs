@@ -1,0 +1,272 @@
+//! What waits to be sent to each connection: bounded, and gathered into one batch per flush.
+
+use bytes::Bytes;
+
+use crate::ring::{COPY_UP_TO, Segment, SendBatch};
+
+/// Batches and chunks that are kept for the next turn rather than freed: a turn that writes to more
+/// connections than this allocates for the rest.
+const POOL: usize = 4096;
+
+/// Bytes of a chunk that is worth keeping.
+const POOLED_CHUNK_BYTES: usize = 64 * 1024;
+
+/// Bytes of a new chunk: some small frames.
+const CHUNK_BYTES: usize = 1024;
+
+/// One connection's outgoing bytes. 32 bytes when nothing waits.
+#[derive(Debug, Default)]
+struct Outbox {
+    queue: Option<Box<SendBatch>>,
+    /// Bytes of the batch that the ring has; 0 when it has none.
+    in_flight: usize,
+    /// When the ring got that batch, in ms.
+    since: u32,
+    open: bool,
+    dirty: bool,
+}
+
+/// The outboxes of one shard, by connection slot.
+#[derive(Debug)]
+pub struct Outboxes {
+    boxes: Vec<Outbox>,
+    dirty: Vec<u32>,
+    overflowed: Vec<u32>,
+    batches: Vec<Box<SendBatch>>,
+    chunks: Vec<Vec<u8>>,
+    limit: usize,
+}
+
+impl Outboxes {
+    /// Outboxes that hold at most `limit` bytes each.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            boxes: Vec::new(),
+            dirty: Vec::new(),
+            overflowed: Vec::new(),
+            batches: Vec::new(),
+            chunks: Vec::new(),
+            limit,
+        }
+    }
+
+    /// A new connection has the slot.
+    pub fn open(&mut self, slot: u32) {
+        let index = slot as usize;
+        if index >= self.boxes.len() {
+            self.boxes.resize_with(index + 1, Outbox::default);
+        }
+        self.discard(slot);
+        self.boxes[index] = Outbox { open: true, ..Outbox::default() };
+    }
+
+    /// Takes nothing more for the slot; what waits is still sent.
+    pub fn shut(&mut self, slot: u32) {
+        self.boxes[slot as usize].open = false;
+    }
+
+    /// Drops what waits; a batch that the ring has is not touched.
+    pub fn discard(&mut self, slot: u32) {
+        if let Some(batch) = self.boxes[slot as usize].queue.take() {
+            self.recycle(batch);
+        }
+    }
+
+    /// Adds a frame that other connections may share. One that does not fit closes the outbox and
+    /// puts the slot on the list of [`Self::take_overflowed`].
+    #[inline]
+    pub fn push(&mut self, slot: u32, frame: &Bytes) {
+        let Some(outbox) = self.boxes.get_mut(slot as usize) else { return };
+        if !outbox.open {
+            return;
+        }
+        let batch = outbox.queue.get_or_insert_with(|| self.batches.pop().unwrap_or_default());
+        if batch.bytes() + outbox.in_flight + frame.len() > self.limit {
+            outbox.open = false;
+            self.overflowed.push(slot);
+            return;
+        }
+        if batch.is_empty() || (frame.len() > COPY_UP_TO && batch.len() < SendBatch::SEGMENTS) {
+            batch.push(Segment::Shared(frame.clone()));
+        } else {
+            let chunks = &mut self.chunks;
+            batch.push_copied(frame, || chunks.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES)));
+        }
+        if !outbox.dirty {
+            outbox.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Sends `frame`, bounded or not, as the last thing for the slot; `discard` drops what waits before it.
+    pub fn finish(&mut self, slot: u32, frame: &Bytes, discard: bool) {
+        if discard {
+            self.discard(slot);
+        }
+        let outbox = &mut self.boxes[slot as usize];
+        outbox.open = false;
+        let batch = outbox.queue.get_or_insert_with(|| self.batches.pop().unwrap_or_default());
+        batch.push_copied(frame, || self.chunks.pop().unwrap_or_default());
+        if !outbox.dirty {
+            outbox.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Whether anything is to be flushed.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Slots whose outbox has overflowed since the last call.
+    pub fn take_overflowed(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.overflowed)
+    }
+
+    /// Hands the batch of every connection that has none under way to `send`, which returns a batch
+    /// that it cannot take. `now` in ms.
+    pub fn flush(
+        &mut self,
+        now: u32,
+        mut send: impl FnMut(u32, Box<SendBatch>) -> Result<(), Box<SendBatch>>,
+    ) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for slot in dirty.drain(..) {
+            let outbox = &mut self.boxes[slot as usize];
+            outbox.dirty = false;
+            if outbox.in_flight > 0 {
+                continue;
+            }
+            let Some(batch) = outbox.queue.take() else { continue };
+            (outbox.in_flight, outbox.since) = (batch.bytes(), now);
+            if let Err(batch) = send(slot, batch) {
+                self.boxes[slot as usize].in_flight = 0;
+                self.recycle(batch);
+            }
+        }
+        self.dirty = dirty;
+    }
+
+    /// The ring has finished with a batch of the slot.
+    pub fn sent(&mut self, slot: u32, batch: Box<SendBatch>) {
+        let outbox = &mut self.boxes[slot as usize];
+        outbox.in_flight = 0;
+        if outbox.queue.is_some() && !outbox.dirty {
+            outbox.dirty = true;
+            self.dirty.push(slot);
+        }
+        self.recycle(batch);
+    }
+
+    /// Whether nothing waits and nothing is under way.
+    pub fn is_empty(&self, slot: u32) -> bool {
+        let outbox = &self.boxes[slot as usize];
+        outbox.queue.is_none() && outbox.in_flight == 0
+    }
+
+    /// Milliseconds for which the batch under way has been waiting for the peer.
+    pub fn stalled_for(&self, slot: u32, now: u32) -> Option<u32> {
+        let outbox = &self.boxes[slot as usize];
+        (outbox.in_flight > 0).then(|| now.wrapping_sub(outbox.since))
+    }
+
+    fn recycle(&mut self, mut batch: Box<SendBatch>) {
+        for segment in batch.drain() {
+            if let Segment::Copied(mut chunk) = segment
+                && self.chunks.len() < POOL
+                && chunk.capacity() <= POOLED_CHUNK_BYTES
+            {
+                chunk.clear();
+                self.chunks.push(chunk);
+            }
+        }
+        if self.batches.len() < POOL {
+            self.batches.push(batch);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outboxes(limit: usize) -> Outboxes {
+        let mut outboxes = Outboxes::new(limit);
+        outboxes.open(0);
+        outboxes.open(1);
+        outboxes
+    }
+
+    fn flushed(outboxes: &mut Outboxes) -> Vec<(u32, Vec<u8>, Box<SendBatch>)> {
+        let mut sends = Vec::new();
+        outboxes.flush(0, |slot, mut batch| {
+            let segments: Vec<_> = batch.drain().collect();
+            let bytes = segments.iter().flat_map(|segment| segment.as_slice().to_vec()).collect();
+            segments.into_iter().for_each(|segment| batch.push(segment));
+            sends.push((slot, bytes, batch));
+            Ok(())
+        });
+        sends
+    }
+
+    #[test]
+    fn a_connection_gets_one_batch_per_flush_in_order() {
+        let mut outboxes = outboxes(10_000);
+        let large = Bytes::from(vec![b'L'; COPY_UP_TO + 1]);
+        for frame in [&Bytes::from_static(b"a"), &Bytes::from_static(b"b"), &large, &Bytes::from_static(b"c")]
+        {
+            outboxes.push(0, frame);
+        }
+        outboxes.push(1, &Bytes::from_static(b"z"));
+        let sends = flushed(&mut outboxes);
+        let expected = [b"ab".as_slice(), &large, b"c"].concat();
+        assert_eq!(
+            sends.iter().map(|(slot, bytes, _)| (*slot, bytes)).collect::<Vec<_>>(),
+            [(0, &expected), (1, &b"z".to_vec())]
+        );
+        assert!(!outboxes.is_dirty());
+    }
+
+    #[test]
+    fn what_comes_while_a_batch_is_under_way_follows_it() {
+        let mut outboxes = outboxes(100);
+        outboxes.push(0, &Bytes::from_static(b"first"));
+        let (_, _, batch) = flushed(&mut outboxes).remove(0);
+        outboxes.push(0, &Bytes::from_static(b"second"));
+        assert!(flushed(&mut outboxes).is_empty());
+        outboxes.sent(0, batch);
+        assert_eq!(flushed(&mut outboxes)[0].1, b"second");
+    }
+
+    #[test]
+    fn overflow_counts_what_waits_and_what_is_under_way_and_is_told_once() {
+        let mut outboxes = outboxes(10);
+        outboxes.push(0, &Bytes::from_static(b"123456"));
+        let (_, _, batch) = flushed(&mut outboxes).remove(0);
+        outboxes.push(0, &Bytes::from_static(b"1234"));
+        assert!(outboxes.take_overflowed().is_empty());
+        outboxes.push(0, &Bytes::from_static(b"5"));
+        outboxes.push(0, &Bytes::from_static(b"6"));
+        assert_eq!(outboxes.take_overflowed(), [0]);
+        outboxes.sent(0, batch);
+        assert_eq!(flushed(&mut outboxes)[0].1, b"1234", "what was accepted is still sent");
+    }
+
+    #[test]
+    fn the_last_frame_goes_out_over_the_bound_and_nothing_after_it() {
+        let mut outboxes = outboxes(4);
+        outboxes.push(0, &Bytes::from_static(b"1234"));
+        outboxes.finish(0, &Bytes::from_static(b"bye"), true);
+        outboxes.push(0, &Bytes::from_static(b"x"));
+        assert_eq!(flushed(&mut outboxes)[0].1, b"bye");
+    }
+
+    #[test]
+    fn a_reused_slot_starts_empty() {
+        let mut outboxes = outboxes(10);
+        outboxes.push(0, &Bytes::from_static(b"old"));
+        outboxes.open(0);
+        assert!(flushed(&mut outboxes).is_empty());
+        assert!(outboxes.is_empty(0));
+    }
+}

@@ -1,0 +1,261 @@
+//! The process: starts the shards and the uplink, waits for the signal to stop, and ends them in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::command::authorize::TokenVerifier;
+use crate::config::Settings;
+use crate::identity::ShardId;
+use crate::instance::{Instance, Phase};
+use crate::shard::driver::{Driver, Surroundings};
+use crate::shard::envelope::{Envelope, LinkState, Publication, UplinkCommand};
+use crate::shard::mesh::Mesh;
+use crate::shard::outlet::{Outlet, Waker};
+use crate::shard::{Shard, UplinkPort};
+use crate::uplink;
+use crate::uplink::driver::{Ports, UplinkHandle};
+use crate::uplink::registry::Load;
+
+/// Messages that fit between two shards: some milliseconds of a busy shard's traffic.
+const MESH_QUEUE: usize = 8192;
+
+/// Commands that fit between a shard and the uplink before they wait at the shard.
+const COMMAND_QUEUE: usize = 8192;
+
+/// Messages that fit between the uplink and a shard: 100 ms at 300,000 a second.
+const UPLINK_QUEUE: usize = 32_768;
+
+/// Publications of all shards that fit before publishing is refused: 100 ms at 300,000 a second.
+const PUBLICATION_QUEUE: usize = 32_768;
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A shard's ring or listener could not be set up.
+    #[error("shard {shard} cannot listen on {address}: {error}")]
+    Listen {
+        /// The shard.
+        shard: usize,
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
+    /// A shard's thread could not be started or died while starting.
+    #[error("shard {shard} did not start: {reason}")]
+    Shard {
+        /// The shard.
+        shard: usize,
+        /// What is known.
+        reason: String,
+    },
+    /// The process has no descriptors or signals left.
+    #[error("the process cannot be set up: {0}")]
+    Process(#[from] std::io::Error),
+    /// Randomness is not available.
+    #[error("the system gives no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// One row and column of queues per shard.
+struct Queues {
+    wakers: Vec<Arc<Waker>>,
+    outlets: Vec<Vec<Option<Outlet<Envelope>>>>,
+    inboxes: Vec<Vec<Receiver<Envelope>>>,
+}
+
+fn mesh_queues(shards: usize) -> std::io::Result<Queues> {
+    let wakers = (0..shards).map(|_| Waker::new()).collect::<Result<Vec<_>, _>>()?;
+    let mut inboxes: Vec<Vec<_>> = (0..shards).map(|_| Vec::new()).collect();
+    let outlets = (0..shards)
+        .map(|from| {
+            (0..shards)
+                .map(|to| {
+                    (from != to).then(|| {
+                        let (outlet, inbox) = Outlet::new(MESH_QUEUE, wakers[to].clone());
+                        inboxes[to].push(inbox);
+                        outlet
+                    })
+                })
+                .collect()
+        })
+        .collect();
+    Ok(Queues { wakers, outlets, inboxes })
+}
+
+/// Runs the server until SIGTERM or SIGINT, then drains it. `console` tells a person where to look.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
+    let started = Instant::now();
+    let mut boot = [0; 4];
+    getrandom::fill(&mut boot).map_err(StartError::Random)?;
+    let verifier = TokenVerifier::new(&settings).map(Arc::new);
+    let instance = Arc::new(Instance::new(settings, u32::from_ne_bytes(boot)));
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(StartError::Process)?;
+    let shards = instance.settings.shards;
+    let mut queues = mesh_queues(shards).map_err(StartError::Process)?;
+    let wakers = queues.wakers.clone();
+    let cpus = usable_cpus();
+
+    let uplink = Uplink::start(&instance, &mut queues, started, &cpus)?;
+    let mut address = SocketAddr::new(instance.settings.ws_host, instance.settings.ws_port);
+    let mut threads = Vec::new();
+    let columns = std::mem::take(&mut queues.outlets).into_iter().zip(std::mem::take(&mut queues.inboxes));
+    for (index, (outlets, inboxes)) in columns.enumerate() {
+        let id = ShardId(index as u8);
+        let port = uplink.as_ref().map(Uplink::port);
+        let shard = Shard::new(id, instance.clone(), verifier.clone(), Mesh::new(id, outlets), port);
+        let around = Surroundings {
+            instance: instance.clone(),
+            started,
+            cells: instance.shards[index].clone(),
+            inboxes,
+            waker: wakers[index].clone(),
+        };
+        let (thread, bound) = start_shard(index, cpus[index % cpus.len()], shard, address, around)?;
+        address = bound;
+        threads.push(thread);
+    }
+    instance.enter(Phase::Serving);
+    announce(&instance, address);
+
+    let signal = signals.forever().next();
+    tracing::info!(signal, "draining: no new connections, clients are asked to come back elsewhere");
+    instance.enter(Phase::Draining);
+    for waker in &wakers {
+        waker.wake();
+    }
+    for (index, thread) in threads.into_iter().enumerate() {
+        if let Err(error) = thread.join() {
+            tracing::error!(shard = index, %error, "a shard ended badly");
+        }
+    }
+    if let Some(uplink) = uplink {
+        uplink.handle.stop();
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The running uplink, and what shards need to reach it.
+struct Uplink {
+    handle: UplinkHandle,
+    commands: Sender<UplinkCommand>,
+    publications: Sender<Publication>,
+    waker: Arc<Waker>,
+}
+
+impl Uplink {
+    /// Starts the uplink if there is a Redis; its queues to the shards join the others.
+    fn start(
+        instance: &Arc<Instance>,
+        queues: &mut Queues,
+        started: Instant,
+        cpus: &[usize],
+    ) -> Result<Option<Self>, Box<dyn std::error::Error>> {
+        let (Some(settings), Some(cells)) = (&instance.settings.redis, &instance.uplink) else {
+            return Ok(None);
+        };
+        let waker = Waker::new().map_err(StartError::Process)?;
+        let (commands, ingress) = bounded(COMMAND_QUEUE);
+        let (publications, publisher) = bounded(PUBLICATION_QUEUE);
+        let mut shards = Vec::new();
+        for (waker, inboxes) in queues.wakers.iter().zip(&mut queues.inboxes) {
+            let (outlet, inbox) = Outlet::new(UPLINK_QUEUE, waker.clone());
+            shards.push(outlet);
+            inboxes.push(inbox);
+        }
+        let ports = Ports {
+            shards,
+            commands: ingress,
+            waker: waker.clone(),
+            publications: publisher,
+            cells: cells.clone(),
+        };
+        // On machines with cores to spare the uplink has the last one to itself.
+        let cpu = (cpus.len() > instance.settings.shards).then(|| cpus[cpus.len() - 1]);
+        let facts = instance.clone();
+        let load = move || Load {
+            connections: facts.connections(),
+            rooms: facts.rooms(),
+            shards: facts.shards.len() as u64,
+            uptime: started.elapsed(),
+            cpu: None,
+        };
+        let handle = uplink::driver::start(settings, &instance.id, instance.boot, ports, load, cpu)?;
+        Ok(Some(Self { handle, commands, publications, waker }))
+    }
+
+    /// One shard's way to it.
+    fn port(&self) -> UplinkPort {
+        UplinkPort {
+            commands: Outlet::to(self.commands.clone(), self.waker.clone()),
+            publications: self.publications.clone(),
+            state: LinkState::Down,
+        }
+    }
+}
+
+/// Starts a shard's thread and waits until it listens.
+fn start_shard(
+    index: usize,
+    cpu: usize,
+    shard: Shard,
+    address: SocketAddr,
+    around: Surroundings,
+) -> Result<(ExecutorJoinHandle<()>, SocketAddr), StartError> {
+    let (tell, told) = bounded(1);
+    let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+        .name(&format!("tf-shard-{index}"))
+        .io_memory(0)
+        .ring_depth(16)
+        .preempt_timer(Duration::from_millis(10))
+        .spawn(move || async move {
+            match Driver::new(shard, address, around) {
+                Ok((driver, bound)) => {
+                    let _ = tell.send(Ok(bound));
+                    driver.run().await;
+                }
+                Err(error) => {
+                    let _ = tell.send(Err(error));
+                }
+            }
+        })
+        .map_err(|error| StartError::Shard { shard: index, reason: error.to_string() })?;
+    match told.recv() {
+        Ok(Ok(bound)) => Ok((thread, bound)),
+        Ok(Err(error)) => Err(StartError::Listen { shard: index, address, error }),
+        Err(_) => {
+            Err(StartError::Shard { shard: index, reason: "its thread ended while starting".to_owned() })
+        }
+    }
+}
+
+/// The CPUs this process may run on.
+fn usable_cpus() -> Vec<usize> {
+    let set = rustix::thread::sched_getaffinity(None).unwrap_or_default();
+    let cpus: Vec<_> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect();
+    if cpus.is_empty() { vec![0] } else { cpus }
+}
+
+fn announce(instance: &Instance, address: SocketAddr) {
+    tracing::info!(%address, shards = instance.settings.shards, instance = %instance.id, "serving");
+    if instance.settings.console {
+        println!(
+            "TableForge is running. Open http://{address}/ in two tabs, or connect to ws://{address}/ws"
+        );
+        println!(
+            "Try it: cargo run --release -p loadtest -- rooms --connections 1000 --room-size 50 --rate 200 --url ws://{address}/ws"
+        );
+    } else {
+        println!("TableForge serves ws://{address}/ws");
+    }
+}

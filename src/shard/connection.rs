@@ -1,0 +1,335 @@
+//! A connection's life: accepted, upgraded, attached, open, closed.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::envelope::Envelope;
+use super::session::{Phase, Session};
+use super::{Action, Now, Shard, home, key};
+use crate::accept::request::{self, Head, Refusal};
+use crate::accept::{http, upgrade};
+use crate::codec::close::CloseCode;
+use crate::codec::frame;
+use crate::codec::message::{Event, MessageLimits};
+use crate::codec::violation::Violation;
+use crate::command::authorize::Identity;
+use crate::command::event;
+use crate::identity::{ConnectionId, UserId};
+use crate::instance::Phase as InstancePhase;
+use crate::limits;
+use crate::permission::RoomRights;
+use crate::ring::Key;
+
+/// Bytes that a client may send before it has heard the first message.
+const EARLY_BYTES: usize = 64 * 1024;
+
+impl Shard {
+    /// A client has connected.
+    pub fn handle_accepted(&mut self, accepted: Key, now: Now) {
+        let slot = accepted.slot as usize;
+        if slot >= self.sessions.len() {
+            self.sessions.resize_with(slot + 1, || None);
+        }
+        let id = ConnectionId { shard: self.id, slot: accepted.slot, generation: accepted.generation };
+        self.sessions[slot] = Some(Session::new(id, now, self.settings().message_burst));
+        self.outboxes.open(accepted.slot);
+        self.cells.accepts.add(1);
+        self.actions.push(Action::Receive(accepted));
+    }
+
+    /// Bytes came in from a client.
+    pub fn handle_received(&mut self, from: Key, bytes: &mut [u8], now: Now) {
+        self.cells.bytes_in.add(bytes.len() as u64);
+        let Some(session) = self.session(from.slot) else { return };
+        session.heard_at = now.ms();
+        match session.phase {
+            Phase::Handshake => self.read_head(from.slot, bytes, now),
+            Phase::Attaching => {
+                let early = &mut session.unsettled().early;
+                if early.len() + bytes.len() > EARLY_BYTES {
+                    self.close(
+                        from.slot,
+                        CloseCode::PolicyViolation,
+                        "too much before the first message",
+                        now,
+                    );
+                } else {
+                    early.extend_from_slice(bytes);
+                }
+            }
+            Phase::Open | Phase::Closing => self.read_frames(from.slot, bytes, now),
+            Phase::Finishing | Phase::Gone => {}
+        }
+    }
+
+    /// The client has finished sending, or the connection broke.
+    pub fn handle_ended(&mut self, from: Key, now: Now) {
+        if let Some(session) = self.session(from.slot) {
+            let id = session.id;
+            self.forget(id);
+            if let Some(session) = self.session(id.slot) {
+                session.enter(Phase::Gone, now);
+            }
+            self.outboxes.shut(id.slot);
+            self.outboxes.discard(id.slot);
+            self.actions.push(Action::Close(key(id)));
+        }
+        self.step_local(now);
+    }
+
+    /// A send is over; the outbox has been told.
+    pub fn handle_sent(&mut self, to: Key, intact: bool, now: Now) {
+        if !intact {
+            return self.handle_ended(to, now);
+        }
+        if let Some(session) = self.session(to.slot)
+            && session.phase == Phase::Finishing
+            && self.outboxes.is_empty(to.slot)
+        {
+            self.actions.push(Action::FinishSending(to));
+        }
+    }
+
+    /// The socket is closed, its slot free.
+    pub fn handle_closed(&mut self, closed: Key) {
+        self.sessions[closed.slot as usize] = None;
+    }
+
+    fn read_head(&mut self, slot: u32, bytes: &[u8], now: Now) {
+        let Some(session) = self.session(slot) else { return };
+        let mut head = std::mem::take(&mut session.unsettled().early);
+        head.extend_from_slice(bytes);
+        match request::parse(&head) {
+            Head::Incomplete => session.unsettled().early = head,
+            Head::Refused(refusal) => self.answer(slot, http::refuse(&refusal), now),
+            Head::Request(request, length) if request.path == "/ws" => {
+                match upgrade::check(&request, &self.instance.settings.allowed_origins)
+                    .and_then(|upgrade| Ok((self.admit(upgrade.token.as_deref(), now)?, upgrade)))
+                {
+                    Ok((identity, upgrade)) => {
+                        self.upgrade(slot, upgrade.response, identity, &head[length..], now);
+                    }
+                    Err(refusal) => self.answer(slot, http::refuse(&refusal), now),
+                }
+            }
+            Head::Request(request, _) => {
+                let answer = http::respond(&request, &self.instance, now.since_start_ms / 1000);
+                self.answer(slot, answer, now);
+            }
+        }
+    }
+
+    /// Whether the server takes one more client, and as whom.
+    fn admit(&self, token: Option<&str>, now: Now) -> Result<Option<Identity>, Refusal> {
+        const UNAVAILABLE: &str = "503 Service Unavailable";
+        if self.instance.phase() == InstancePhase::Draining {
+            let reason = "this instance is draining";
+            return Err(Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 1\r\n" });
+        }
+        if self.instance.connections() >= u64::from(self.settings().ws_max_connections) {
+            let reason = "this instance is full";
+            return Err(Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 5\r\n" });
+        }
+        let (Some(token), Some(verifier)) = (token, &self.verifier) else { return Ok(None) };
+        let identity = verifier.verify(token, now.unix_ms / 1000);
+        identity.map(Some).map_err(|_| {
+            let reason = "the token was refused: it must be signed with this server's key and not expired";
+            Refusal { status: "401 Unauthorized", reason, header: "WWW-Authenticate: Bearer\r\n" }
+        })
+    }
+
+    /// Answers a plain HTTP request and finishes the connection.
+    fn answer(&mut self, slot: u32, response: String, now: Now) {
+        if let Some(session) = self.session(slot) {
+            session.enter(Phase::Finishing, now);
+            session.unsettled = None;
+        }
+        self.outboxes.finish(slot, &Bytes::from(response), true);
+    }
+
+    fn upgrade(&mut self, slot: u32, response: String, identity: Option<Identity>, rest: &[u8], now: Now) {
+        let required = self.settings().auth_required;
+        self.outboxes.push(slot, &Bytes::from(response));
+        self.cells.connections.add(1);
+        let Some(session) = self.session(slot) else { return };
+        let id = session.id;
+        session.counted = true;
+        session.unsettled().early = rest.to_vec();
+        session.enter(Phase::Attaching, now);
+        match identity {
+            None if required => self.establish(slot, now),
+            identity => {
+                let identity = identity.unwrap_or_else(|| self.anonymous(id));
+                self.attach(id, identity);
+            }
+        }
+    }
+
+    /// An anonymous user is named after its connection, which is unique.
+    fn anonymous(&self, id: ConnectionId) -> Identity {
+        let name = format!("guest-{}", self.socket_id(id));
+        let user = UserId::parse(&name).expect("a socket id is far shorter than a user id may be");
+        Identity::anonymous(user, RoomRights::ALL)
+    }
+
+    /// The connection is the user's; the user's home shard makes it reachable.
+    pub(super) fn attach(&mut self, id: ConnectionId, identity: Identity) {
+        let user = identity.user.clone();
+        let Some(session) = self.session_of(id) else { return };
+        session.identity = Some(Box::new(identity));
+        self.users.add(&user, id.slot);
+        let to = home::of_user(user.as_str(), self.mesh.shards());
+        self.mesh.send(to, Envelope::Attach { connection: id, user });
+    }
+
+    /// The first message goes out, and frames that came early are read.
+    pub(super) fn establish(&mut self, slot: u32, now: Now) {
+        let settings = self.settings();
+        let (heartbeat, max_bytes) = (settings.ping_interval, settings.max_message_bytes);
+        let Some(session) = self.session(slot) else { return };
+        let id = session.id;
+        session.enter(Phase::Open, now);
+        let mut early = std::mem::take(&mut session.unsettled().early);
+        session.settle();
+        let user = session.identity.as_ref().map(|identity| identity.user.clone());
+        let frame = event::connection_established(&event::ConnectionEstablished {
+            socket: &self.socket_id(id).to_string(),
+            instance: self.instance.id.as_str(),
+            user: user.as_ref().map(UserId::as_str),
+            heartbeat_ms: heartbeat.as_millis() as u64,
+            max_message_bytes: max_bytes as u64,
+        });
+        self.outboxes.push(slot, &frame);
+        if self.uplink.is_some() && !self.is_linked() {
+            self.outboxes.push(slot, &event::cluster_status(event::ClusterStatus::Degraded));
+        }
+        if !early.is_empty() {
+            self.read_frames(slot, &mut early, now);
+        }
+    }
+
+    /// Decodes what arrived and handles every message in it.
+    fn read_frames(&mut self, slot: u32, bytes: &mut [u8], now: Now) {
+        let bounds = MessageLimits {
+            message_bytes: self.settings().max_message_bytes,
+            fragments: limits::MESSAGE_FRAGMENTS,
+        };
+        let Some(session) = self.session(slot) else { return };
+        let mut decoder = std::mem::take(&mut session.decoder);
+        let outcome = decoder.feed(bytes, &bounds, &mut |event| self.handle_event(slot, event, now));
+        match (outcome, self.session(slot)) {
+            (Err(violation), Some(_)) => self.violated(slot, violation, now),
+            (Ok(()), Some(session)) => session.decoder = decoder,
+            (_, None) => {}
+        }
+        self.step_local(now);
+    }
+
+    fn handle_event(&mut self, slot: u32, event: Event<'_>, now: Now) -> ControlFlow<()> {
+        let Some(session) = self.session(slot) else { return ControlFlow::Break(()) };
+        match (session.phase, event) {
+            (Phase::Open | Phase::Closing, Event::Close { code, .. }) => {
+                self.answer_close(slot, code, now);
+                return ControlFlow::Break(());
+            }
+            (Phase::Open, Event::Text(text)) => self.handle_text(slot, text, now),
+            (Phase::Open, Event::Binary(_)) => {
+                self.close(slot, CloseCode::UnsupportedData, "messages are JSON in text frames", now);
+            }
+            (Phase::Open, Event::Ping(payload)) => self.outboxes.push(slot, &frame::pong(payload)),
+            (Phase::Open, Event::Pong(_)) => session.pinged = false,
+            _ => {}
+        }
+        match self.session(slot) {
+            Some(session) if matches!(session.phase, Phase::Open | Phase::Closing) => {
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Break(()),
+        }
+    }
+
+    /// The peer has said close: RFC 6455, section 5.5.1, has us echo its code and close the socket.
+    fn answer_close(&mut self, slot: u32, code: Option<u16>, now: Now) {
+        let Some(session) = self.session(slot) else { return };
+        let (id, phase) = (session.id, session.phase);
+        self.forget(id);
+        if phase == Phase::Open {
+            self.outboxes.finish(slot, &frame::close_reply(code), false);
+        }
+        self.finish(slot, now);
+    }
+
+    fn violated(&mut self, slot: u32, violation: Violation, now: Now) {
+        self.cells.violations.add(1);
+        self.close(slot, violation.close_code(), &violation.to_string(), now);
+        // The stream cannot be read any further, so the peer's close frame cannot be awaited.
+        self.finish(slot, now);
+    }
+
+    /// Sends a close frame; the peer has a few seconds to answer it.
+    pub(super) fn close(&mut self, slot: u32, code: CloseCode, reason: &str, now: Now) {
+        let Some(session) = self.session(slot).filter(|session| session.phase < Phase::Closing) else {
+            return;
+        };
+        let id = session.id;
+        session.enter(Phase::Closing, now);
+        self.forget(id);
+        // Whoever does not read would not come to the close frame through a full outbox.
+        let discard = code == CloseCode::SlowReader;
+        self.outboxes.finish(slot, &frame::close(code.as_u16(), reason), discard);
+    }
+
+    /// Nothing more is read; the socket is closed after what waits has gone out.
+    fn finish(&mut self, slot: u32, now: Now) {
+        let empty = self.outboxes.is_empty(slot);
+        let Some(session) = self.session(slot) else { return };
+        session.enter(Phase::Finishing, now);
+        if empty {
+            let done = Action::FinishSending(key(session.id));
+            self.actions.push(done);
+        }
+    }
+
+    /// A connection's outbox has overflowed: whoever reads this slowly is told so and closed.
+    pub(super) fn close_overflowed(&mut self, now: Now) {
+        for slot in self.outboxes.take_overflowed() {
+            self.cells.slow_closes.add(1);
+            self.close(
+                slot,
+                CloseCode::SlowReader,
+                "the outbox is full: read faster, or send less to this room",
+                now,
+            );
+        }
+    }
+
+    /// The connection handles one of its messages with a panic: it goes, the shard stays.
+    pub fn handle_panic(&mut self, on: Key, now: Now) {
+        self.cells.panics.add(1);
+        self.close(on.slot, CloseCode::ServerFault, "internal error", now);
+    }
+
+    /// Takes the connection out of its rooms and away from its user. Doing it twice changes nothing.
+    fn forget(&mut self, id: ConnectionId) {
+        let Some(session) = self.session_of(id) else { return };
+        if std::mem::take(&mut session.counted) {
+            self.cells.connections.sub(1);
+        }
+        let Some(session) = self.session_of(id) else { return };
+        let rooms = std::mem::take(&mut session.rooms);
+        let joining = session.unsettled.take().map(|unsettled| unsettled.joining).unwrap_or_default();
+        let Some(identity) = session.identity.take() else { return };
+        for membership in rooms {
+            let room = self.directory.slice(membership.slice).room.clone();
+            self.leave_slice(membership);
+            self.leave_home(id, room, &identity.user);
+        }
+        for joining in joining {
+            self.leave_home(id, joining.room, &identity.user);
+        }
+        self.users.remove(&identity.user, id.slot);
+        let to = home::of_user(identity.user.as_str(), self.mesh.shards());
+        self.mesh.send(to, Envelope::Detach { shard: self.id, user: identity.user });
+    }
+}

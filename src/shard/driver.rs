@@ -1,0 +1,243 @@
+//! Joins a shard to its ring, its clock and its queues. Decides nothing.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::Receiver;
+
+use super::envelope::Envelope;
+use super::outlet::Waker;
+use super::sweep::TICK_MS;
+use super::{Action, Now, Shard};
+use crate::instance::{Instance, Phase};
+use crate::metrics::ShardCells;
+use crate::ring::{Completion, Ring, RingSettings};
+use crate::send::flush::FlushPacer;
+
+/// Completions handled in one turn: bounds the turn, and with it the time until others get theirs.
+const COMPLETIONS_PER_TURN: usize = 1024;
+
+/// Messages taken from one queue in one turn, for the same reason.
+const ENVELOPES_PER_TURN: usize = 1024;
+
+/// Completions that are worth waking up for while the next flush is not due yet.
+const COMPLETIONS_PER_WAKE: usize = 64;
+
+/// What a shard's thread runs on.
+pub struct Driver {
+    shard: Shard,
+    ring: Ring,
+    inboxes: Vec<Receiver<Envelope>>,
+    waker: Arc<Waker>,
+    instance: Arc<Instance>,
+    cells: Arc<ShardCells>,
+    started: Instant,
+    pacer: FlushPacer,
+    completions: Vec<Completion>,
+    next_tick_ms: u64,
+    draining: bool,
+    accept_stopped: bool,
+}
+
+/// What a driver needs from its surroundings.
+pub struct Surroundings {
+    /// The process.
+    pub instance: Arc<Instance>,
+    /// When it started: zero of the monotonic clock.
+    pub started: Instant,
+    /// What the shard counts.
+    pub cells: Arc<ShardCells>,
+    /// The queues that this shard reads: one per other shard, one from the uplink.
+    pub inboxes: Vec<Receiver<Envelope>>,
+    /// Who wakes this shard.
+    pub waker: Arc<Waker>,
+}
+
+impl Driver {
+    /// Sets up the ring and listens; to be called on the shard's own thread. Returns the address bound.
+    ///
+    /// # Errors
+    /// As io_uring_setup(2), bind(2) and listen(2).
+    pub fn new(
+        shard: Shard,
+        address: SocketAddr,
+        around: Surroundings,
+    ) -> std::io::Result<(Self, SocketAddr)> {
+        let mut ring = Ring::new(RingSettings::default())?;
+        let bound = ring.listen(address)?;
+        ring.watch(around.waker.eventfd())?;
+        let driver = Self {
+            shard,
+            ring,
+            inboxes: around.inboxes,
+            waker: around.waker,
+            pacer: FlushPacer::new(around.instance.settings.flush_budget),
+            instance: around.instance,
+            cells: around.cells,
+            started: around.started,
+            completions: Vec::new(),
+            next_tick_ms: 0,
+            draining: false,
+            accept_stopped: false,
+        };
+        Ok((driver, bound))
+    }
+
+    /// Runs until the instance drains and the last client has gone, or the time for that is up.
+    pub async fn run(mut self) {
+        let mut drain_until = None;
+        loop {
+            self.turn();
+            if self.draining {
+                let until = *drain_until.get_or_insert(Instant::now() + self.instance.settings.drain_timeout);
+                if self.shard.is_empty() || Instant::now() >= until {
+                    return;
+                }
+            }
+            // Once per turn the executor sees to whatever else runs on this core. It never parks,
+            // because this task is always ready: the shard sleeps in its own ring.
+            let mut yielded = false;
+            poll_fn(|context| {
+                if std::mem::replace(&mut yielded, true) {
+                    return Poll::Ready(());
+                }
+                context.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await;
+        }
+    }
+
+    fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { since_start_ms: self.started.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as u64 }
+    }
+
+    fn turn(&mut self) {
+        let now = self.now();
+        self.cells.last_turn.set(now.since_start_ms);
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.reap(COMPLETIONS_PER_TURN, &mut completions);
+        let full = completions.len() >= COMPLETIONS_PER_TURN;
+        for completion in completions.drain(..) {
+            self.handle(completion, now);
+        }
+        self.completions = completions;
+        let more = self.read_inboxes(now);
+        self.keep_time(now);
+        self.shard.finish_turn(now);
+        self.act();
+        self.flush();
+        self.wait(full || more);
+    }
+
+    fn handle(&mut self, completion: Completion, now: Now) {
+        match completion {
+            Completion::Accepted(key) => self.shard.handle_accepted(key, now),
+            Completion::AcceptStopped(error) => {
+                tracing::warn!(%error, "accepting is paused: raise the limit of open files if this persists");
+                self.accept_stopped = true;
+            }
+            Completion::Received(key, mut filled) => {
+                let (shard, ring) = (&mut self.shard, &mut self.ring);
+                let handled = catch_unwind(AssertUnwindSafe(|| {
+                    shard.handle_received(key, ring.bytes_mut(&mut filled), now);
+                }));
+                if handled.is_err() {
+                    self.shard.handle_panic(key, now);
+                }
+                self.ring.recycle(filled);
+            }
+            Completion::Ended(key, _) => self.shard.handle_ended(key, now),
+            Completion::Sent(key, batch, outcome) => {
+                self.shard.outboxes().sent(key.slot, batch);
+                self.shard.handle_sent(key, outcome.is_ok(), now);
+            }
+            Completion::Woken => self.waker.drain(),
+            Completion::Closed(key) => self.shard.handle_closed(key),
+        }
+    }
+
+    /// Returns whether there may be more.
+    fn read_inboxes(&mut self, now: Now) -> bool {
+        let mut more = false;
+        for inbox in &self.inboxes {
+            let mut taken = 0;
+            while taken < ENVELOPES_PER_TURN
+                && let Ok(envelope) = inbox.try_recv()
+            {
+                self.shard.handle_envelope(envelope, now);
+                taken += 1;
+            }
+            more |= taken == ENVELOPES_PER_TURN;
+        }
+        more
+    }
+
+    fn keep_time(&mut self, now: Now) {
+        if !self.draining && self.instance.phase() == Phase::Draining {
+            self.draining = true;
+            self.ring.stop_listening();
+            self.shard.handle_drain(now);
+        }
+        if now.since_start_ms >= self.next_tick_ms {
+            self.next_tick_ms = now.since_start_ms + TICK_MS;
+            self.shard.handle_tick(now);
+            if std::mem::take(&mut self.accept_stopped) {
+                self.ring.accept();
+            }
+        }
+    }
+
+    fn act(&mut self) {
+        for action in self.shard.take_actions() {
+            match action {
+                Action::Receive(key) => self.ring.receive(key),
+                Action::FinishSending(key) => self.ring.finish_sending(key),
+                Action::Close(key) => self.ring.close(key),
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let started = self.started.elapsed();
+        if !self.shard.outboxes().is_dirty() || !self.pacer.due(started) {
+            return;
+        }
+        let (ring, cells) = (&mut self.ring, &self.cells);
+        let (mut sends, mut bytes) = (0, 0);
+        self.shard.outboxes().flush(started.as_millis() as u32, |slot, batch| {
+            sends += 1;
+            bytes += batch.bytes() as u64;
+            match ring.key(slot) {
+                Some(key) => ring.send(key, batch),
+                None => Err(batch),
+            }
+        });
+        ring.submit();
+        cells.flushes.add(1);
+        cells.sends.add(sends);
+        cells.bytes_out.add(bytes);
+        self.pacer.flushed(started, self.started.elapsed());
+    }
+
+    fn wait(&mut self, busy: bool) {
+        let until_tick = self.next_tick_ms.saturating_sub(self.started.elapsed().as_millis() as u64);
+        let mut timeout = Duration::from_millis(until_tick);
+        let mut want = 1;
+        if self.shard.outboxes().is_dirty() {
+            timeout = timeout.min(self.pacer.wait(self.started.elapsed()));
+            want = COMPLETIONS_PER_WAKE;
+        }
+        self.waker.prepare_to_sleep();
+        if busy || self.inboxes.iter().any(|inbox| !inbox.is_empty()) {
+            timeout = Duration::ZERO;
+        }
+        self.ring.submit_and_wait(want, timeout);
+        self.waker.awake();
+    }
+}

@@ -1,0 +1,201 @@
+//! One connection's state, small enough to have a hundred thousand of them.
+
+use smallvec::SmallVec;
+
+use super::Now;
+use crate::codec::message::Decoder;
+use crate::command::authorize::Identity;
+use crate::identity::{ConnectionId, RoomId};
+use crate::room::directory::{Membership, Moved};
+
+/// Where a connection stands in its life. It only ever moves down this list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// The request head is not complete.
+    Handshake,
+    /// Upgraded; the user is being made reachable from everywhere. Nothing has been said yet.
+    Attaching,
+    /// Messages go both ways.
+    Open,
+    /// A close frame went out; the peer's is awaited.
+    Closing,
+    /// Nothing more is read; what waits goes out, then the peer's end of the connection is awaited.
+    Finishing,
+    /// The socket is being closed; the slot is not free yet.
+    Gone,
+}
+
+/// A room that the connection has asked to join and is not in yet.
+#[derive(Debug)]
+pub(super) struct Joining {
+    pub(super) room: RoomId,
+    pub(super) message_id: Option<Box<str>>,
+    pub(super) echo: bool,
+    pub(super) want_members: bool,
+    /// Whether the client asked to resume, which a room without history cannot.
+    pub(super) resumes: bool,
+    /// When the home shard was last asked, in ms.
+    pub(super) asked_at: u32,
+    /// Messages about this room that came meanwhile; they are handled once the join is answered.
+    pub(super) parked: Vec<Box<str>>,
+}
+
+/// Messages that may be parked for one pending join: what a client pipelines, not what it streams.
+pub(super) const PARKED: usize = 64;
+
+/// What a connection has only while something is unusual: kept apart, so that silence costs nothing.
+#[derive(Debug, Default)]
+pub(super) struct Unsettled {
+    /// The request head so far; after the upgrade, frames that came before the first message went out.
+    pub(super) early: Vec<u8>,
+    pub(super) joining: Vec<Joining>,
+    /// The `authenticate` message that waits for the user to be attached.
+    pub(super) authenticating: Option<Option<Box<str>>>,
+}
+
+/// One connection.
+pub(super) struct Session {
+    pub(super) id: ConnectionId,
+    pub(super) phase: Phase,
+    /// Whether the connection counts among the open ones.
+    pub(super) counted: bool,
+    /// Whether a ping is unanswered.
+    pub(super) pinged: bool,
+    /// Messages in a row that were no valid JSON or no valid message.
+    pub(super) invalid: u8,
+    /// Messages in a row that came over the rate limit.
+    pub(super) limited: u16,
+    /// When the phase began, in ms.
+    pub(super) since: u32,
+    /// When anything was last heard, in ms.
+    pub(super) heard_at: u32,
+    pub(super) allowance: Allowance,
+    pub(super) decoder: Decoder,
+    pub(super) identity: Option<Box<Identity>>,
+    pub(super) rooms: SmallVec<[Membership; 2]>,
+    pub(super) unsettled: Option<Box<Unsettled>>,
+}
+
+impl Session {
+    pub(super) fn new(id: ConnectionId, now: Now, burst: u32) -> Self {
+        Self {
+            id,
+            phase: Phase::Handshake,
+            counted: false,
+            pinged: false,
+            invalid: 0,
+            limited: 0,
+            since: now.ms(),
+            heard_at: now.ms(),
+            allowance: Allowance::full(burst, now),
+            decoder: Decoder::default(),
+            identity: None,
+            rooms: SmallVec::new(),
+            unsettled: Some(Box::default()),
+        }
+    }
+
+    pub(super) fn enter(&mut self, phase: Phase, now: Now) {
+        self.phase = phase;
+        self.since = now.ms();
+    }
+
+    pub(super) fn unsettled(&mut self) -> &mut Unsettled {
+        self.unsettled.get_or_insert_default()
+    }
+
+    /// Frees what is not needed any more.
+    pub(super) fn settle(&mut self) {
+        if self.unsettled.as_ref().is_some_and(|unsettled| {
+            unsettled.early.is_empty() && unsettled.joining.is_empty() && unsettled.authenticating.is_none()
+        }) {
+            self.unsettled = None;
+        }
+    }
+
+    pub(super) fn joining(&mut self, room: &str) -> Option<&mut Joining> {
+        self.unsettled.as_mut()?.joining.iter_mut().find(|joining| joining.room.as_str() == room)
+    }
+
+    pub(super) fn take_joining(&mut self, room: &RoomId) -> Option<Joining> {
+        let unsettled = self.unsettled.as_mut()?;
+        let place = unsettled.joining.iter().position(|joining| joining.room == *room)?;
+        let joining = unsettled.joining.swap_remove(place);
+        self.settle();
+        Some(joining)
+    }
+
+    pub(super) fn membership(&self, slice: u32) -> Option<Membership> {
+        self.rooms.iter().find(|membership| membership.slice == slice).copied()
+    }
+
+    pub(super) fn follow(&mut self, moved: Moved) {
+        if let Some(membership) = self.rooms.iter_mut().find(|membership| **membership == moved.from) {
+            *membership = moved.to;
+        }
+    }
+}
+
+/// How many messages a connection may send now: a token bucket (rate per second, burst).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allowance {
+    /// In thousandths of a message.
+    available: u32,
+    updated: u32,
+}
+
+impl Allowance {
+    fn full(burst: u32, now: Now) -> Self {
+        Self { available: burst.saturating_mul(1000), updated: now.ms() }
+    }
+
+    /// Takes one message out.
+    ///
+    /// # Errors
+    /// Milliseconds until there is one again.
+    pub(super) fn take(&mut self, rate: u32, burst: u32, now: Now) -> Result<(), u64> {
+        if rate == 0 {
+            return Ok(());
+        }
+        // `rate` messages per second are `rate` thousandths per millisecond.
+        let earned = now.ms().wrapping_sub(self.updated).saturating_mul(rate);
+        self.updated = now.ms();
+        self.available = self.available.saturating_add(earned).min(burst.max(1).saturating_mul(1000));
+        match self.available.checked_sub(1000) {
+            Some(rest) => {
+                self.available = rest;
+                Ok(())
+            }
+            None => Err(u64::from((1000 - self.available).div_ceil(rate))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Now {
+        Now { since_start_ms: ms, unix_ms: 0 }
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate() {
+        let mut allowance = Allowance::full(2, at(0));
+        assert_eq!(allowance.take(10, 2, at(0)), Ok(()));
+        assert_eq!(allowance.take(10, 2, at(0)), Ok(()));
+        assert_eq!(allowance.take(10, 2, at(0)), Err(100));
+        assert_eq!(allowance.take(10, 2, at(99)), Err(1));
+        assert_eq!(allowance.take(10, 2, at(100)), Ok(()));
+        assert_eq!(allowance.take(10, 2, at(100)), Err(100));
+        assert_eq!(allowance.take(10, 2, at(10_000)), Ok(()));
+        assert_eq!(allowance.take(10, 2, at(10_000)), Ok(()));
+        assert!(allowance.take(10, 2, at(10_000)).is_err(), "no more than a burst is saved up");
+    }
+
+    #[test]
+    fn no_rate_means_no_limit() {
+        let mut allowance = Allowance::full(0, at(0));
+        assert!((0..1000).all(|_| allowance.take(0, 0, at(0)).is_ok()));
+    }
+}

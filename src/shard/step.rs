@@ -1,0 +1,312 @@
+//! What other threads tell a shard, and what a home shard decides.
+
+use bytes::Bytes;
+
+use super::envelope::{Asker, Envelope, Join, Joined, LinkState, Member, Presence, UplinkCommand};
+use super::requests::authenticated;
+use super::session::Phase;
+use super::{Now, Shard, key};
+use crate::codec::close::CloseCode;
+use crate::command::event::{self, ClusterStatus};
+use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
+use crate::ring::Key;
+use crate::room::fanout::{SliceMember, fan_out};
+
+/// Members as the lists that clients get hold them.
+fn listed(members: &[Member]) -> impl ExactSizeIterator<Item = event::Member<'_>> {
+    members.iter().map(as_listed)
+}
+
+fn as_listed(member: &Member) -> event::Member<'_> {
+    event::Member { user: member.user.as_str(), name: member.name.as_deref(), socket: &member.socket }
+}
+
+impl Shard {
+    /// A message from another thread.
+    pub fn handle_envelope(&mut self, envelope: Envelope, now: Now) {
+        self.step(envelope, now);
+        self.step_local(now);
+    }
+
+    /// Handles what this shard has sent to itself.
+    pub(super) fn step_local(&mut self, now: Now) {
+        while let Some(envelope) = self.mesh.next_local() {
+            self.step(envelope, now);
+        }
+    }
+
+    fn step(&mut self, envelope: Envelope, now: Now) {
+        match envelope {
+            Envelope::Join(join) => self.home_join(join),
+            Envelope::Leave { room, connection, user } => self.home_leave(&room, connection, &user),
+            Envelope::ListMembers { room, asker } => self.home_list(room, asker),
+            Envelope::Joined(joined) => self.joined(*joined, now),
+            Envelope::Members { room, asker, member_count, members } => {
+                self.listed_members(&room, &asker, member_count, &members);
+            }
+            Envelope::Attached { connection } => self.attached(connection, now),
+            Envelope::RoomFrame { room, frame } => self.deliver_to_room(&room, &frame),
+            Envelope::Presence(presence) => self.deliver_presence(&presence),
+            Envelope::RoomResync { room, reason } => self.deliver_resync(room.as_ref(), reason),
+            Envelope::Attach { connection, user } => self.home_attach(connection, &user),
+            Envelope::Detach { shard, user } => self.home_detach(shard, &user),
+            Envelope::ToUser { user, frame } => self.home_to_user(&user, &frame),
+            Envelope::UserFrame { user, frame } => self.deliver_to_user(&user, &frame),
+            Envelope::GlobalFrame { frame } => self.deliver_to_everyone(&frame),
+            Envelope::Link(state) => self.link_changed(state),
+        }
+    }
+
+    // ── as the home of rooms and users ────────────────────────────────────────────────────
+
+    fn home_join(&mut self, join: Box<Join>) {
+        let linked = self.is_linked();
+        let (home, enters) = self.homes.join(&join.room, join.asker.connection, &join.member);
+        let route = home.route.clone();
+        if let (Some(uplink), true) = (&mut self.uplink, linked) {
+            uplink.commands.send(UplinkCommand::Join { enters: enters || join.again, join, route });
+        } else {
+            let member_count = home.user_count();
+            let members = join.want_members.then(|| home.members().cloned().collect());
+            if enters || join.again {
+                self.announce(&join.room, true, &join.member, member_count);
+            }
+            let to = join.asker.connection.shard;
+            let joined = Joined { room: join.room, asker: join.asker, route, member_count, members };
+            self.mesh.send(to, Envelope::Joined(Box::new(joined)));
+        }
+        self.cells.rooms.set(self.homes.len() as u64);
+    }
+
+    fn home_leave(&mut self, room: &RoomId, connection: ConnectionId, user: &UserId) {
+        let linked = self.is_linked();
+        let Some(left) = self.homes.leave(room, connection, user) else { return };
+        self.cells.rooms.set(self.homes.len() as u64);
+        if let (Some(uplink), true) = (&mut self.uplink, linked) {
+            let last = left.remaining == 0;
+            uplink.commands.send(UplinkCommand::Leave { room: room.clone(), member: left.member, last });
+        } else {
+            self.announce(room, false, &left.member, left.remaining);
+        }
+    }
+
+    /// Tells the shards with members of the room that a user came or left.
+    fn announce(&mut self, room: &RoomId, joined: bool, member: &Member, member_count: u32) {
+        let Some(home) = self.homes.get(room.as_str()) else { return };
+        for shard in home.route.shards() {
+            let presence = Presence { room: room.clone(), joined, member: member.clone(), member_count };
+            self.mesh.send(shard, Envelope::Presence(Box::new(presence)));
+        }
+    }
+
+    fn home_list(&mut self, room: RoomId, asker: Asker) {
+        if let (true, Some(uplink)) = (self.is_linked(), &mut self.uplink) {
+            return uplink.commands.send(UplinkCommand::ListMembers { room, asker });
+        }
+        let home = self.homes.get(room.as_str());
+        let members: Vec<_> = home.into_iter().flat_map(|home| home.members().cloned()).collect();
+        let (to, member_count) = (asker.connection.shard, members.len() as u32);
+        self.mesh.send(to, Envelope::Members { room, asker, member_count, members });
+    }
+
+    fn home_attach(&mut self, connection: ConnectionId, user: &UserId) {
+        self.user_homes.attach(user, connection.shard);
+        let linked = self.is_linked();
+        match &mut self.uplink {
+            Some(uplink) if linked => {
+                uplink.commands.send(UplinkCommand::Attach { user: user.clone(), connection });
+            }
+            _ => self.mesh.send(connection.shard, Envelope::Attached { connection }),
+        }
+    }
+
+    fn home_detach(&mut self, shard: ShardId, user: &UserId) {
+        if self.user_homes.detach(user, shard)
+            && let Some(uplink) = &mut self.uplink
+        {
+            uplink.commands.send(UplinkCommand::Detach { user: user.clone() });
+        }
+    }
+
+    fn home_to_user(&mut self, user: &UserId, frame: &Bytes) {
+        for shard in self.user_homes.shards(user.as_str()) {
+            self.mesh.send(shard, Envelope::UserFrame { user: user.clone(), frame: frame.clone() });
+        }
+    }
+
+    fn link_changed(&mut self, state: LinkState) {
+        let Some(uplink) = &mut self.uplink else { return };
+        let before = std::mem::replace(&mut uplink.state, state);
+        match state {
+            LinkState::Down if before != LinkState::Down => {
+                self.deliver_to_everyone(&event::cluster_status(ClusterStatus::Degraded));
+                self.ask_again();
+            }
+            LinkState::Restoring => self.restore(),
+            LinkState::Up => self.deliver_to_everyone(&event::cluster_status(ClusterStatus::Ok)),
+            LinkState::Down => {}
+        }
+    }
+
+    /// Tells the uplink everything that this shard is home to.
+    fn restore(&mut self) {
+        let Some(uplink) = &mut self.uplink else { return };
+        for (room, home) in self.homes.iter_mut() {
+            uplink.commands.send(UplinkCommand::Restore {
+                room: room.clone(),
+                route: home.route.clone(),
+                members: home.members().cloned().collect(),
+                published: home.route.take_published_alone(),
+            });
+        }
+        let users = self.user_homes.users().cloned().collect();
+        uplink.commands.send(UplinkCommand::RestoreUsers { users });
+        uplink.commands.send(UplinkCommand::Restored { shard: self.id });
+    }
+
+    // ── as the owner of connections ───────────────────────────────────────────────────────
+
+    fn attached(&mut self, connection: ConnectionId, now: Now) {
+        let Some(session) = self.session_of(connection) else { return };
+        if session.phase == Phase::Attaching {
+            return self.establish(connection.slot, now);
+        }
+        let waiting = session.unsettled.as_mut().and_then(|unsettled| unsettled.authenticating.take());
+        session.settle();
+        if let (Some(message_id), Some(identity)) = (waiting, &session.identity) {
+            let reply = authenticated(identity, message_id.as_deref());
+            self.outboxes.push(connection.slot, &reply);
+        }
+    }
+
+    fn joined(&mut self, joined: Joined, now: Now) {
+        let Joined { room, asker, route, member_count, members } = joined;
+        let id = asker.connection;
+        let known = self.directory.find(room.as_str());
+        // A join that was asked for twice is answered twice; one that the client's end has overtaken,
+        // to nobody.
+        let Some(session) = self.session_of(id) else { return };
+        let Some(joining) = session.take_joining(&room) else { return };
+        let inside = known.and_then(|slice| session.membership(slice));
+        match inside {
+            Some(at) => {
+                let slice = self.directory.slice_mut(at.slice);
+                slice.members[at.position as usize].echo = joining.echo;
+            }
+            None => {
+                let member = SliceMember { slot: id.slot, echo: joining.echo };
+                let membership = self.directory.add(&room, &route, member);
+                if let Some(session) = self.session_of(id) {
+                    session.rooms.push(membership);
+                }
+            }
+        }
+        let recovered = joining.resumes.then_some(false);
+        let mut list = members.as_deref().map(listed);
+        let list = list.as_mut().map(|list| list as &mut dyn ExactSizeIterator<Item = _>);
+        let message_id = joining.message_id.as_deref();
+        let reply = event::room_joined(room.as_str(), member_count, list, recovered, message_id);
+        self.outboxes.push(id.slot, &reply);
+        for text in joining.parked {
+            if self.session_of(id).is_none_or(|session| session.phase != Phase::Open) {
+                return;
+            }
+            self.handle_message(id.slot, &text, None, now);
+        }
+    }
+
+    fn listed_members(&mut self, room: &RoomId, asker: &Asker, member_count: u32, members: &[Member]) {
+        let Some(place) = self.asked.iter().position(|asked| asked.asker == *asker && asked.room == *room)
+        else {
+            return;
+        };
+        self.asked.swap_remove(place);
+        let id = asker.connection;
+        if self.session_of(id).is_some() {
+            let reply = event::room_members(
+                room.as_str(),
+                member_count,
+                listed(members),
+                asker.message_id.as_deref(),
+            );
+            self.outboxes.push(id.slot, &reply);
+        }
+    }
+
+    fn deliver_to_room(&mut self, room: &RoomId, frame: &Bytes) {
+        let Some(slice) = self.directory.find(room.as_str()) else { return };
+        let outboxes = &mut self.outboxes;
+        let count = fan_out(&self.directory.slice(slice).members, None, |slot| outboxes.push(slot, frame));
+        self.cells.deliveries.add(count);
+    }
+
+    fn deliver_presence(&mut self, presence: &Presence) {
+        let Some(number) = self.directory.find(presence.room.as_str()) else { return };
+        if presence.member_count > self.settings().presence_max_members {
+            return self.directory.resize(number, presence.member_count);
+        }
+        let Presence { room, joined, member, member_count } = presence;
+        let encode = if *joined { event::user_joined_room } else { event::user_left_room };
+        let frame = encode(room.as_str(), &as_listed(member), *member_count);
+        let newcomer = self.users.slots(member.user.as_str()).iter().copied().find(|slot| {
+            self.sessions[*slot as usize]
+                .as_ref()
+                .is_some_and(|session| self.socket_id(session.id).to_string() == *member.socket)
+        });
+        let outboxes = &mut self.outboxes;
+        for member in &self.directory.slice(number).members {
+            if Some(member.slot) != newcomer {
+                outboxes.push(member.slot, &frame);
+            }
+        }
+    }
+
+    /// Tells the members of rooms too large for single joins and leaves how large they are.
+    pub(super) fn deliver_sizes(&mut self) {
+        for number in self.directory.take_resized() {
+            let slice = self.directory.slice(number);
+            let frame = event::room_size(slice.room.as_str(), slice.member_count);
+            let outboxes = &mut self.outboxes;
+            fan_out(&slice.members, None, |slot| outboxes.push(slot, &frame));
+        }
+    }
+
+    fn deliver_resync(&mut self, room: Option<&RoomId>, reason: &str) {
+        let numbers: Vec<_> = match room {
+            Some(room) => self.directory.find(room.as_str()).into_iter().collect(),
+            None => self.directory.numbers().collect(),
+        };
+        for number in numbers {
+            let slice = self.directory.slice(number);
+            let frame = event::room_resync(slice.room.as_str(), reason);
+            let outboxes = &mut self.outboxes;
+            fan_out(&slice.members, None, |slot| outboxes.push(slot, &frame));
+        }
+    }
+
+    fn deliver_to_user(&mut self, user: &UserId, frame: &Bytes) {
+        for slot in self.users.slots(user.as_str()) {
+            self.cells.deliveries.add(1);
+            self.outboxes.push(*slot, frame);
+        }
+    }
+
+    /// Everyone who is authenticated and has heard the first message.
+    pub(super) fn deliver_to_everyone(&mut self, frame: &Bytes) {
+        for session in self.sessions.iter().flatten() {
+            if session.phase == Phase::Open && session.identity.is_some() {
+                self.cells.deliveries.add(1);
+                self.outboxes.push(session.id.slot, frame);
+            }
+        }
+    }
+
+    /// Closes the connection with a close frame, unless it has gone.
+    pub fn close_connection(&mut self, connection: Key, code: CloseCode, reason: &str, now: Now) {
+        if let Some(session) = self.session(connection.slot)
+            && key(session.id) == connection
+        {
+            self.close(connection.slot, code, reason, now);
+        }
+    }
+}

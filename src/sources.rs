@@ -1,0 +1,183 @@
+//! Where values of settings come from: flag over environment over file.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use crate::catalog::{self, SETTINGS};
+use crate::config::{Checked, Mode, Settings};
+use crate::setting::{Group, Setting, SettingError, Source};
+
+/// The value of one setting, as given.
+#[derive(Clone)]
+pub struct Given {
+    /// The setting.
+    pub setting: &'static Setting,
+    /// Its value, not checked yet.
+    pub value: String,
+    /// Where it came from.
+    pub source: Source,
+}
+
+impl Given {
+    /// A value for the setting called `name`.
+    ///
+    /// # Panics
+    /// When there is no such setting.
+    pub fn new(name: &str, value: &str, source: Source) -> Self {
+        let setting = catalog::find(name).unwrap_or_else(|| panic!("{name} is not a setting"));
+        Self { setting, value: value.into(), source }
+    }
+}
+
+/// The command-line arguments of `serve`, or of `dev` where `DEV` is true: one flag and one
+/// environment variable per setting, and `--config`.
+pub struct SettingArgs<const DEV: bool> {
+    values: Vec<(&'static Setting, OsString, Source)>,
+    config: Option<PathBuf>,
+}
+
+const CONFIG: &str = "config";
+
+impl<const DEV: bool> clap::Args for SettingArgs<DEV> {
+    fn augment_args(command: Command) -> Command {
+        let config = Arg::new(CONFIG)
+            .long(CONFIG)
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help("TOML file with settings; flags and environment variables come before it");
+        command.arg(config).args(SETTINGS.iter().map(argument::<DEV>))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+fn argument<const DEV: bool>(setting: &'static Setting) -> Arg {
+    let unit = match setting.unit() {
+        "" => "VALUE",
+        unit => unit,
+    };
+    let default = match (&setting.default, DEV) {
+        (crate::setting::Preset::PerMode { serve, .. }, false) => (*serve).to_string(),
+        (crate::setting::Preset::PerMode { dev, .. }, true) => (*dev).to_string(),
+        (preset, _) => preset.to_string(),
+    };
+    Arg::new(setting.name)
+        .long(setting.flag())
+        .env(setting.name)
+        .hide_env_values(true)
+        .value_name(unit.to_uppercase())
+        .value_parser(value_parser!(OsString))
+        .help_heading(setting.group.heading())
+        .help(format!("{} [default: {default}] [allowed: {}]", setting.prose, setting.allowed()))
+        .hide(setting.group == Group::NotSupported || (DEV && setting.serve_only()))
+}
+
+impl<const DEV: bool> clap::FromArgMatches for SettingArgs<DEV> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let values = SETTINGS.iter().filter_map(|setting| {
+            let value = matches.get_one::<OsString>(setting.name)?.clone();
+            match matches.value_source(setting.name) {
+                Some(ValueSource::EnvVariable) => {
+                    // `WS_PORT=` is how container files say "not set".
+                    (!value.is_empty()).then_some((setting, value, Source::Environment))
+                }
+                _ => Some((setting, value, Source::Flag)),
+            }
+        });
+        Ok(Self { values: values.collect(), config: matches.get_one(CONFIG).cloned() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl<const DEV: bool> SettingArgs<DEV> {
+    /// Reads the file, if one is named, and checks all values.
+    ///
+    /// # Errors
+    /// When the file cannot be read, a value is not allowed, or values do not go together.
+    pub fn load(self) -> Result<Checked, SettingError> {
+        let mut given = Vec::new();
+        for (setting, value, source) in self.values {
+            let value = value.into_string().map_err(|_| {
+                SettingError::Together(format!("{}: the value is not valid UTF-8", setting.name))
+            })?;
+            given.push(Given { setting, value, source });
+        }
+        if let Some(path) = self.config {
+            let text = std::fs::read_to_string(&path).map_err(|error| SettingError::File {
+                path: path.display().to_string(),
+                reason: format!("cannot read the settings: {error}"),
+            })?;
+            let from_file = parse_file(&path, &text)?;
+            given.extend(from_file);
+        }
+        // The first value of a setting counts, and the file's come last.
+        Settings::from_given(if DEV { Mode::Dev } else { Mode::Serve }, &given)
+    }
+}
+
+/// Reads the text of the TOML file at `path`: one key per setting, `redis_host` or `redis-host`.
+///
+/// # Errors
+/// When it is not TOML, a key is not a setting or there twice, or a value is a table or the like.
+pub fn parse_file(path: &Path, text: &str) -> Result<Vec<Given>, SettingError> {
+    let shown = path.display().to_string();
+    let refused = |reason: String| SettingError::File { path: shown.clone(), reason };
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        refused(format!("line {line}: {}", error.message()))
+    })?;
+    let mut given: Vec<Given> = Vec::new();
+    for (key, value) in &table {
+        let name = key.replace('-', "_").to_ascii_uppercase();
+        let Some(setting) = catalog::find(&name) else {
+            return Err(SettingError::UnknownKey {
+                path: shown.clone(),
+                key: key.clone(),
+                nearest: nearest_key(key),
+            });
+        };
+        if given.iter().any(|other| other.setting.name == name) {
+            return Err(refused(format!("{} is there twice, as two spellings", setting.key())));
+        }
+        let value = plain(value).ok_or_else(|| {
+            refused(format!(
+                "{key} is {}; allowed: text, a number, true or false, a list of texts",
+                value.type_str()
+            ))
+        })?;
+        given.push(Given { setting, value, source: Source::File(path.to_owned()) });
+    }
+    Ok(given)
+}
+
+/// A TOML value as it would be written in the environment.
+fn plain(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(n) => Some(n.to_string()),
+        toml::Value::Boolean(on) => Some(on.to_string()),
+        toml::Value::Array(items) => {
+            let texts: Option<Vec<_>> = items.iter().map(toml::Value::as_str).collect();
+            Some(texts?.join(","))
+        }
+        _ => None,
+    }
+}
+
+fn nearest_key(key: &str) -> String {
+    let key = key.replace('-', "_").to_ascii_lowercase();
+    let likeness = |setting: &&Setting| {
+        let likeness = strsim::normalized_damerau_levenshtein(&key, &setting.key());
+        (likeness * 1e6) as u64
+    };
+    SETTINGS.iter().max_by_key(likeness).map(Setting::key).unwrap_or_default()
+}

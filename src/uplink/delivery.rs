@@ -1,0 +1,299 @@
+//! Payloads from Redis become envelopes for the shards that have receivers.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use super::batch::{self, BatchError, Header, Origin, Record, Sequence, Unpacker};
+use super::channel::Channel;
+use super::foreign::{self, Audience};
+use super::frame::{Frames, frame};
+use super::presence::decode_member;
+use crate::identity::{RoomId, ShardId, UserId};
+use crate::metrics::UplinkCells;
+use crate::room::route::RoomRoute;
+use crate::shard::envelope::{Envelope, LinkState, Presence};
+use crate::shard::home;
+use crate::shard::outlet::Outlet;
+
+/// Senders whose numbering is followed per room: far more than a cluster has instances. The oldest is
+/// forgotten first, and then merely not checked.
+const ORIGINS_PER_ROOM: usize = 64;
+
+/// Rooms that are named one by one when a shard's queue overflows; above it the shard is told once that
+/// all its rooms are meant.
+const OVERFLOWED_ROOMS: usize = 1_024;
+
+/// Milliseconds between two log lines about garbage: whoever publishes it must not fill the log.
+const GARBAGE_LOG_MS: u64 = 60_000;
+
+/// Reasons of a `room_resync`, as clients are told.
+pub mod reason {
+    /// A batch of another instance did not arrive.
+    pub const GAP: &str = "gap";
+    /// The link to Redis was lost for a while.
+    pub const LINK_LOST: &str = "redis_link_lost";
+    /// Another instance's link was lost for a while: what its members sent did not arrive.
+    pub const PEER_LINK_LOST: &str = "peer_link_lost";
+    /// A shard could not take messages as fast as they came.
+    pub const OVERFLOW: &str = "overflow";
+}
+
+/// A subscribed room.
+struct Room {
+    id: RoomId,
+    route: Arc<RoomRoute>,
+    /// The last batch of each sender.
+    last: SmallVec<[(Origin, u64); 2]>,
+}
+
+/// What a shard has missed since its queue overflowed.
+#[derive(Default)]
+struct Overflow {
+    rooms: HashSet<RoomId>,
+    all: bool,
+}
+
+/// The way from the uplink to the shards.
+pub struct Delivery {
+    this: Origin,
+    shards: Vec<Outlet<Envelope>>,
+    overflows: Vec<Overflow>,
+    rooms: HashMap<RoomId, Room>,
+    unpacker: Unpacker,
+    garbage_logged: u64,
+    cells: Arc<UplinkCells>,
+}
+
+impl Delivery {
+    /// A delivery to `shards`; `this` is this process's origin.
+    ///
+    /// # Errors
+    /// When zstd cannot allocate its context.
+    pub fn new(
+        this: Origin,
+        shards: Vec<Outlet<Envelope>>,
+        cells: Arc<UplinkCells>,
+    ) -> std::io::Result<Self> {
+        let overflows = shards.iter().map(|_| Overflow::default()).collect();
+        let (rooms, unpacker) = (HashMap::new(), Unpacker::new()?);
+        Ok(Self { this, shards, overflows, rooms, unpacker, garbage_logged: 0, cells })
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// From now on the room's messages go to `route`. True when the room is new here.
+    pub fn add_room(&mut self, id: &RoomId, route: Arc<RoomRoute>) -> bool {
+        if let Some(room) = self.rooms.get_mut(id) {
+            room.route = route;
+            return false;
+        }
+        self.rooms.insert(id.clone(), Room { id: id.clone(), route, last: SmallVec::new() });
+        true
+    }
+
+    /// The room's messages are no longer wanted.
+    pub fn remove_room(&mut self, id: &RoomId) {
+        self.rooms.remove(id);
+    }
+
+    /// Whether the room's messages are wanted.
+    pub fn has_room(&self, name: &str) -> bool {
+        self.rooms.contains_key(name)
+    }
+
+    /// No room's messages are wanted any more.
+    pub fn remove_all_rooms(&mut self) {
+        self.rooms.clear();
+    }
+
+    /// Sends a control envelope to one shard: in order, and never lost.
+    pub fn control(&mut self, shard: ShardId, envelope: Envelope) {
+        self.shards[shard.index()].send(envelope);
+    }
+
+    /// Tells all shards the link's state.
+    pub fn link(&mut self, state: LinkState) {
+        self.shards.iter_mut().for_each(|shard| shard.send(Envelope::Link(state)));
+    }
+
+    /// Tells all shards that members of all rooms may have missed messages.
+    pub fn resync_all(&mut self, reason: &'static str) {
+        self.shards.iter_mut().for_each(|shard| shard.send(Envelope::RoomResync { room: None, reason }));
+    }
+
+    /// Moves what waits into the shards' queues and wakes them. True when something still waits.
+    pub fn flush(&mut self) -> bool {
+        let mut waits = false;
+        for (shard, overflow) in self.shards.iter_mut().zip(&mut self.overflows) {
+            shard.flush();
+            if shard.backlog() > 0 {
+                waits = true;
+            } else if overflow.all || !overflow.rooms.is_empty() {
+                *overflow = Overflow::default();
+            }
+        }
+        waits
+    }
+
+    /// Delivers what was published to a room's, a user's or the global channel. `timestamp` is the
+    /// time in milliseconds since 1970, for publications of other programs.
+    pub fn deliver(&mut self, channel: Channel<'_>, payload: &[u8], timestamp: u64) {
+        if payload.first() == Some(&b'{') {
+            self.deliver_foreign(channel, payload, timestamp);
+        } else if self.deliver_batch(channel, payload).is_err() {
+            self.garbage(payload, timestamp);
+        }
+    }
+
+    /// Counts a payload that is of no use, and logs it unless one was logged just before.
+    pub fn garbage(&mut self, payload: &[u8], timestamp: u64) {
+        self.cells.garbage_in.add(1);
+        if timestamp >= self.garbage_logged + GARBAGE_LOG_MS {
+            self.garbage_logged = timestamp;
+            let (bytes, dropped) = (payload.len(), self.cells.garbage_in.get());
+            tracing::warn!(
+                bytes,
+                dropped,
+                "dropped a publication that is neither a batch nor JSON with data"
+            );
+        }
+    }
+
+    fn deliver_foreign(&mut self, channel: Channel<'_>, payload: &[u8], timestamp: u64) {
+        let audience = match channel {
+            Channel::Room(room) => Audience::Room(room),
+            Channel::User(_) => Audience::User,
+            _ => Audience::Global,
+        };
+        let Some(event) = foreign::event(audience, payload, timestamp) else {
+            return self.garbage(payload, timestamp);
+        };
+        self.cells.foreign_in.add(1);
+        self.frame(channel, frame(&event));
+    }
+
+    fn deliver_batch(&mut self, channel: Channel<'_>, payload: &[u8]) -> Result<(), BatchError> {
+        let header = batch::parse_header(payload)?;
+        if header.origin == self.this && !header.presence {
+            return Ok(());
+        }
+        let bytes = self.unpacker.unpack(payload)?;
+        let records = batch::parse_records(&bytes)?;
+        self.deliver_records(channel, header, &records);
+        Ok(())
+    }
+
+    fn deliver_records(&mut self, channel: Channel<'_>, header: Header, records: &[Record<'_>]) {
+        self.cells.batches_in.add(1);
+        if let Channel::Room(name) = channel {
+            self.check_sequence(name, header);
+        }
+        let (mut events, mut bytes) = (0, 0);
+        for record in records {
+            if let Record::Event(text) = record {
+                (events, bytes) = (events + 1, bytes + text.len());
+            }
+        }
+        self.cells.received.add(events as u64);
+        let mut frames = Frames::with_capacity(events, bytes);
+        for record in records {
+            match (record, channel) {
+                (Record::Event(text), _) => self.frame(channel, frames.frame(text)),
+                (Record::Presence { joined, member_count, member }, Channel::Room(name)) => {
+                    self.presence(name, *joined, *member_count, member);
+                }
+                (Record::Resync, Channel::Room(name)) => self.resync_room(name, reason::PEER_LINK_LOST),
+                _ => {}
+            }
+        }
+    }
+
+    fn check_sequence(&mut self, name: &str, header: Header) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        let (number, follows) = match header.sequence {
+            Sequence::Unnumbered => return,
+            Sequence::Begins(number) => (number, false),
+            Sequence::Follows(number) => (number, true),
+        };
+        match room.last.iter_mut().find(|(origin, _)| *origin == header.origin) {
+            Some((_, last)) => {
+                let gap = follows && number != last.wrapping_add(1);
+                *last = number;
+                if gap {
+                    self.cells.gaps.add(1);
+                    self.resync_room(name, reason::GAP);
+                }
+            }
+            None => {
+                if room.last.len() == ORIGINS_PER_ROOM {
+                    room.last.remove(0);
+                }
+                room.last.push((header.origin, number));
+            }
+        }
+    }
+
+    fn frame(&mut self, channel: Channel<'_>, frame: Bytes) {
+        match channel {
+            Channel::Room(name) => {
+                let Some(room) = self.rooms.get(name) else { return };
+                let (id, route) = (room.id.clone(), room.route.shards());
+                for shard in route {
+                    let envelope = Envelope::RoomFrame { room: id.clone(), frame: frame.clone() };
+                    self.offer(shard, envelope, Some(&id));
+                }
+            }
+            Channel::User(name) => {
+                let Some(user) = UserId::parse(name) else { return };
+                let home = home::of_user(name, self.shards.len());
+                self.offer(home, Envelope::ToUser { user, frame }, None);
+            }
+            Channel::Global => {
+                for shard in 0..self.shards.len() {
+                    self.offer(ShardId(shard as u8), Envelope::GlobalFrame { frame: frame.clone() }, None);
+                }
+            }
+            Channel::Instances => {}
+        }
+    }
+
+    /// Sends an event if the shard's queue has room; if not, the room's members are told to resync,
+    /// in the place of what is lost.
+    fn offer(&mut self, shard: ShardId, envelope: Envelope, room: Option<&RoomId>) {
+        let outlet = &mut self.shards[shard.index()];
+        if outlet.offer(envelope).is_ok() {
+            return;
+        }
+        self.cells.deliveries_dropped.add(1);
+        let (Some(room), overflow) = (room, &mut self.overflows[shard.index()]) else { return };
+        if overflow.all || overflow.rooms.contains(room) {
+            return;
+        }
+        overflow.all = overflow.rooms.len() == OVERFLOWED_ROOMS;
+        overflow.rooms.insert(room.clone());
+        let room = if overflow.all { None } else { Some(room.clone()) };
+        outlet.send(Envelope::RoomResync { room, reason: reason::OVERFLOW });
+    }
+
+    fn presence(&mut self, name: &str, joined: bool, member_count: u32, member: &[u8]) {
+        let (Some(room), Some(member)) = (self.rooms.get(name), decode_member(member)) else { return };
+        let presence = Presence { room: room.id.clone(), joined, member, member_count };
+        for shard in room.route.shards() {
+            self.shards[shard.index()].send(Envelope::Presence(Box::new(presence.clone())));
+        }
+    }
+
+    fn resync_room(&mut self, name: &str, reason: &'static str) {
+        let Some(room) = self.rooms.get(name) else { return };
+        for shard in room.route.shards() {
+            self.shards[shard.index()].send(Envelope::RoomResync { room: Some(room.id.clone()), reason });
+        }
+    }
+}

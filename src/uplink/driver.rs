@@ -1,0 +1,470 @@
+//! The uplink's two threads: clocks, sockets and queues around the logic.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::batch::Origin;
+use super::channel::Channels;
+use super::delivery::Delivery;
+use super::ingress::{Expect, Ingress, PublisherLink};
+use super::link::{Event, Handshake, Link, LinkError, words};
+use super::presence::Caller;
+use super::publisher::{Batching, Publisher, Sent};
+use super::registry::{self, Load};
+use super::{UplinkError, preflight, socket};
+use crate::config::RedisSettings;
+use crate::identity::InstanceId;
+use crate::metrics::UplinkCells;
+use crate::shard::envelope::{Envelope, Publication, UplinkCommand};
+use crate::shard::outlet::{Outlet, Waker};
+
+/// Longest sleep of the publisher: how late it notices a closed connection or the order to stop.
+const PUBLISHER_TICK: Duration = Duration::from_millis(100);
+
+/// Wait before a full queue or socket is tried again.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// Unanswered batches above which the publisher waits for Redis: about a millisecond of its work.
+const BATCHES_UNANSWERED: usize = 1_024;
+
+/// Bytes that wait for Redis above which the publisher waits too.
+const OUTPUT_BYTES: usize = 4 << 20;
+
+/// Commands that the ingress takes, and reads from its socket, before it looks at the rest.
+const PER_TURN: usize = 256;
+
+/// Longest time that stopping takes; a Redis that does not answer must not hold up the exit.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the uplink is connected to on the shards' side.
+pub struct Ports {
+    /// The way to each shard.
+    pub shards: Vec<Outlet<Envelope>>,
+    /// What shards ask of the ingress.
+    pub commands: Receiver<UplinkCommand>,
+    /// Wakes the ingress when there are commands.
+    pub waker: Arc<Waker>,
+    /// What shards publish.
+    pub publications: Receiver<Publication>,
+    /// Where to count. Each cell is written by one of the two threads only.
+    pub cells: Arc<UplinkCells>,
+}
+
+/// The running uplink.
+#[derive(Debug)]
+pub struct UplinkHandle {
+    stop: Arc<AtomicBool>,
+    waker: Arc<Waker>,
+    threads: Vec<JoinHandle<()>>,
+    /// Disconnected when both threads have ended.
+    ended: Receiver<()>,
+}
+
+/// Starts the uplink of the instance called `instance`. `boot` is the number that its socket ids carry,
+/// `load` gives the figures for heartbeats and is called on the publisher's thread, `cpu` is the CPU
+/// that both threads are pinned to.
+///
+/// A Redis that cannot be reached is no error: the shards are told that the link is down, and the
+/// uplink keeps trying.
+///
+/// # Errors
+/// When Redis refuses what is needed, another live process has the name, or no thread can be started.
+pub fn start(
+    settings: &RedisSettings,
+    instance: &InstanceId,
+    boot: u32,
+    ports: Ports,
+    load: impl Fn() -> Load + Send + 'static,
+    cpu: Option<usize>,
+) -> Result<UplinkHandle, UplinkError> {
+    let origin = Origin(u64::from(boot) << 32 | u64::from(random()? as u32));
+    let now = Instant::now();
+    let caller = Caller::new(
+        &settings.prefix,
+        instance,
+        origin,
+        settings.heartbeat_interval,
+        settings.inactive_threshold,
+    );
+    let reached = preflight::check(settings, &caller, link(settings, instance, "preflight", now)?)?;
+
+    let Ports { shards, commands, waker, publications, cells } = ports;
+    let delivery = Delivery::new(origin, shards, Arc::clone(&cells))?;
+    let ingress_link = link(settings, instance, "ingress", now)?;
+    let ingress =
+        Ingress::new(settings, (instance, origin), ingress_link, delivery, reached, Arc::clone(&cells), now);
+    let batching = Batching {
+        age: settings.batch_age,
+        size: settings.batch_bytes,
+        compress_from: settings.batch_compress_bytes,
+    };
+    let publisher = Publisher::new(Channels::new(&settings.prefix), origin, batching, cells)?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let pair =
+        Arc::new(Pair { up: AtomicBool::new(false), losses: AtomicU64::new(0), waker: Arc::clone(&waker) });
+    let (ending, ended) = crossbeam_channel::bounded(0);
+    let ingress = IngressThread {
+        settings: settings.clone(),
+        ingress,
+        commands,
+        waker: Arc::clone(&waker),
+        pair: Arc::clone(&pair),
+        stop: Arc::clone(&stop),
+        _ending: ending.clone(),
+    };
+    let publisher = PublisherThread {
+        settings: settings.clone(),
+        instance: instance.clone(),
+        origin,
+        publisher,
+        link: link(settings, instance, "publisher", now)?,
+        publications,
+        pair,
+        stop: Arc::clone(&stop),
+        load,
+        heartbeat_at: now,
+        _ending: ending,
+    };
+    let threads = vec![
+        spawn("tf-ingress", cpu, move || ingress.run())?,
+        spawn("tf-publisher", cpu, move || publisher.run())?,
+    ];
+    Ok(UplinkHandle { stop, waker, threads, ended })
+}
+
+fn random() -> std::io::Result<u64> {
+    getrandom::u64().map_err(std::io::Error::other)
+}
+
+fn link<T>(
+    settings: &RedisSettings,
+    instance: &InstanceId,
+    role: &str,
+    now: Instant,
+) -> std::io::Result<Link<T>> {
+    let handshake = Handshake {
+        username: settings.username.clone(),
+        password: settings.password.clone(),
+        db: settings.db,
+        name: format!("tableforge-{instance}-{role}"),
+    };
+    Ok(Link::new(handshake, settings.timeout, random()?, now))
+}
+
+fn spawn(
+    name: &str,
+    cpu: Option<usize>,
+    run: impl FnOnce() + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if let Some(cpu) = cpu.filter(|cpu| *cpu < rustix::thread::CpuSet::MAX_CPU) {
+            let mut set = rustix::thread::CpuSet::new();
+            set.set(cpu);
+            if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+                tracing::warn!(cpu, %error, "the uplink's thread cannot be pinned");
+            }
+        }
+        run();
+    })
+}
+
+impl UplinkHandle {
+    /// Sends what still waits to be published, says goodbye, takes the instance out of Redis and ends
+    /// the threads. Takes at most a few seconds, whatever Redis does.
+    pub fn stop(self) {
+        self.stop.store(true, SeqCst);
+        self.waker.wake();
+        if self.ended.recv_timeout(STOP_LIMIT) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the uplink did not stop in time: leaving it behind");
+            return;
+        }
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the uplink has panicked");
+            }
+        }
+    }
+}
+
+/// The publisher's connection, as the ingress sees it.
+struct Pair {
+    up: AtomicBool,
+    losses: AtomicU64,
+    waker: Arc<Waker>,
+}
+
+impl Pair {
+    fn is_up(&self) {
+        self.up.store(true, SeqCst);
+        self.waker.wake();
+    }
+
+    fn is_lost(&self) {
+        if self.up.swap(false, SeqCst) {
+            self.losses.fetch_add(1, SeqCst);
+        }
+        self.waker.wake();
+    }
+
+    fn look(&self) -> PublisherLink {
+        PublisherLink { up: self.up.load(SeqCst), losses: self.losses.load(SeqCst) }
+    }
+}
+
+fn connect(settings: &RedisSettings) -> Result<TcpStream, LinkError> {
+    let stream = socket::connect(&settings.host, settings.port, settings.timeout)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+fn until(deadline: Instant) -> Timespec {
+    let wait = deadline.saturating_duration_since(Instant::now());
+    Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() }
+}
+
+fn milliseconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+struct IngressThread {
+    settings: RedisSettings,
+    ingress: Ingress,
+    commands: Receiver<UplinkCommand>,
+    waker: Arc<Waker>,
+    pair: Arc<Pair>,
+    stop: Arc<AtomicBool>,
+    _ending: Sender<()>,
+}
+
+impl IngressThread {
+    fn run(mut self) {
+        let mut stream = None;
+        let mut buffer = vec![0; socket::READ_BYTES];
+        let mut events = Vec::new();
+        while !self.ingress.has_left() {
+            if let Err(error) = self.turn(&mut stream, &mut buffer, &mut events) {
+                stream = None;
+                events.clear();
+                self.ingress.lost(&error, Instant::now());
+            }
+            let waits = self.ingress.flush();
+            self.sleep(stream.as_ref(), waits);
+        }
+        self.ingress.flush();
+    }
+
+    fn turn(
+        &mut self,
+        stream: &mut Option<TcpStream>,
+        buffer: &mut [u8],
+        events: &mut Vec<Event<Expect>>,
+    ) -> Result<(), LinkError> {
+        let ingress = &mut self.ingress;
+        let now = Instant::now();
+        if ingress.link().connect_due(now) {
+            *stream = Some(connect(&self.settings)?);
+            ingress.link().connected(Instant::now());
+        }
+        if let Some(stream) = stream {
+            for _ in 0..PER_TURN {
+                let now = Instant::now();
+                if !socket::read(stream, ingress.link(), buffer, events, now)? {
+                    break;
+                }
+                let timestamp = milliseconds();
+                for event in events.drain(..) {
+                    ingress.event(event, timestamp, now)?;
+                }
+            }
+        }
+        let now = Instant::now();
+        for _ in 0..PER_TURN {
+            if !ingress.takes_commands() {
+                break;
+            }
+            let Ok(command) = self.commands.try_recv() else { break };
+            ingress.command(command, now);
+        }
+        if self.stop.load(SeqCst) {
+            ingress.leave(now);
+        }
+        ingress.tick(self.pair.look(), now)?;
+        if let Some(stream) = stream {
+            socket::write(stream, ingress.link())?;
+        }
+        Ok(())
+    }
+
+    fn sleep(&mut self, stream: Option<&TcpStream>, waits: bool) {
+        self.waker.prepare_to_sleep();
+        let more = self.ingress.takes_commands() && !self.commands.is_empty();
+        if !more && !self.ingress.has_left() {
+            let now = Instant::now();
+            let deadline = if waits { now + RETRY } else { self.ingress.deadline() };
+            let mut fds = vec![PollFd::from_borrowed_fd(self.waker.eventfd(), PollFlags::IN)];
+            if let Some(stream) = stream {
+                let unwritten = !self.ingress.link().output().is_empty();
+                let wanted = if unwritten { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+                fds.push(PollFd::new(stream, wanted));
+            }
+            // An interrupted or failed poll is a short sleep: the next turn looks at everything anyway.
+            let _ = poll(&mut fds, Some(&until(deadline)));
+        }
+        self.waker.awake();
+        self.waker.drain();
+    }
+}
+
+struct PublisherThread<L> {
+    settings: RedisSettings,
+    instance: InstanceId,
+    origin: Origin,
+    publisher: Publisher,
+    link: Link<Sent>,
+    publications: Receiver<Publication>,
+    pair: Arc<Pair>,
+    stop: Arc<AtomicBool>,
+    load: L,
+    heartbeat_at: Instant,
+    _ending: Sender<()>,
+}
+
+impl<L: Fn() -> Load> PublisherThread<L> {
+    fn run(mut self) {
+        let mut stream = None;
+        let mut buffer = vec![0; socket::READ_BYTES];
+        while !self.stop.load(SeqCst) {
+            self.gather();
+            let outcome = self.turn(&mut stream, &mut buffer);
+            self.note(&mut stream, outcome);
+        }
+        while let Ok(publication) = self.publications.try_recv() {
+            self.publisher.add(publication, Instant::now());
+            if self.publisher.is_full() {
+                let outcome = self.turn(&mut stream, &mut buffer);
+                self.note(&mut stream, outcome);
+            }
+        }
+        if let Err(error) = self.farewell(&mut stream, &mut buffer) {
+            tracing::warn!(%error, "the last publications may not have reached Redis");
+        }
+    }
+
+    fn note(&mut self, stream: &mut Option<TcpStream>, outcome: Result<(), LinkError>) {
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "the publisher has no connection to Redis");
+            *stream = None;
+            let unanswered = self.link.lost(Instant::now());
+            self.publisher.link_lost(unanswered);
+            self.pair.is_lost();
+        }
+    }
+
+    /// Takes what the shards publish, until it is time to send it or to do something else.
+    fn gather(&mut self) {
+        let now = Instant::now();
+        let mut until = now + PUBLISHER_TICK;
+        if self.link.is_up() {
+            until = until.min(self.heartbeat_at);
+        }
+        if !self.link.output().is_empty() {
+            until = until.min(now + RETRY);
+        }
+        until = until.min(self.link.deadline().max(now));
+        if let Some(due) = self.publisher.due() {
+            until = until.min(due);
+        }
+        while !self.publisher.is_full() {
+            match self.publications.recv_deadline(until) {
+                Ok(publication) => {
+                    self.publisher.add(publication, Instant::now());
+                    until = until.min(self.publisher.due().unwrap_or(until));
+                }
+                Err(RecvTimeoutError::Timeout) => return,
+                // All shards have ended: only the order to stop is to come.
+                Err(RecvTimeoutError::Disconnected) => {
+                    return std::thread::sleep(until.saturating_duration_since(Instant::now()));
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self, stream: &mut Option<TcpStream>, buffer: &mut [u8]) -> Result<(), LinkError> {
+        if self.link.connect_due(Instant::now()) {
+            *stream = Some(connect(&self.settings)?);
+            self.link.connected(Instant::now());
+        }
+        let now = Instant::now();
+        if self.publisher.is_full() || self.publisher.due().is_some_and(|due| due <= now) {
+            self.publisher.flush(&mut self.link, now);
+        }
+        if self.link.is_up() && self.heartbeat_at <= now {
+            self.heartbeat_at = now + self.settings.heartbeat_interval;
+            self.heartbeat(false);
+        }
+        self.link.tick(now)?;
+        let Some(stream) = stream else { return Ok(()) };
+        self.exchange(stream, buffer)?;
+        while self.link.awaited() > BATCHES_UNANSWERED || self.link.output().len() > OUTPUT_BYTES {
+            self.wait(stream);
+            self.exchange(stream, buffer)?;
+            self.link.tick(Instant::now())?;
+        }
+        Ok(())
+    }
+
+    fn heartbeat(&mut self, leaving: bool) {
+        let heartbeat =
+            registry::heartbeat(&self.instance, self.origin, (self.load)(), milliseconds(), leaving);
+        self.publisher.heartbeat(&mut self.link, heartbeat, Instant::now());
+    }
+
+    /// Writes what there is to write and reads what has come.
+    fn exchange(&mut self, stream: &mut TcpStream, buffer: &mut [u8]) -> Result<(), LinkError> {
+        socket::write(stream, &mut self.link)?;
+        let mut events = Vec::new();
+        while socket::read(stream, &mut self.link, buffer, &mut events, Instant::now())? {}
+        for event in events {
+            match event {
+                Event::Up => {
+                    self.publisher.link_up(&mut self.link, Instant::now());
+                    self.heartbeat_at = Instant::now();
+                    self.pair.is_up();
+                }
+                Event::Reply(_, Err(error)) => {
+                    return Err(LinkError::Refused { step: "PUBLISH", error: words(&error) });
+                }
+                Event::Reply(Sent::Heartbeat, Ok(_)) => self.link.settled(),
+                Event::Reply(Sent::Batch(_), Ok(_)) | Event::Message { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&self, stream: &TcpStream) {
+        let wanted =
+            if self.link.output().is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+        let _ = poll(&mut [PollFd::new(stream, wanted)], Some(&until(self.link.deadline())));
+    }
+
+    /// Sends what has gathered and the last heartbeat, and waits for Redis to have them.
+    fn farewell(&mut self, stream: &mut Option<TcpStream>, buffer: &mut [u8]) -> Result<(), LinkError> {
+        self.publisher.flush(&mut self.link, Instant::now());
+        let Some(stream) = stream.as_mut().filter(|_| self.link.is_up()) else { return Ok(()) };
+        self.heartbeat(true);
+        self.exchange(stream, buffer)?;
+        while self.link.awaited() > 0 {
+            self.wait(stream);
+            self.exchange(stream, buffer)?;
+            self.link.tick(Instant::now())?;
+        }
+        Ok(())
+    }
+}

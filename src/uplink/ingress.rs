@@ -1,0 +1,504 @@
+//! What comes from Redis and what shards ask of it: subscriptions, presence, and the link's state.
+//!
+//! Everything runs over one connection, so everything has one order: a join's SUBSCRIBE goes out in
+//! front of its script call, and the reply to the call is followed by every later message of the room.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::{ServerError, Value, cmd};
+
+use super::batch::{self, Header, Origin, Sequence};
+use super::channel::{Channel, Channels};
+use super::delivery::{Delivery, reason};
+use super::link::{Event, Link, LinkError, words};
+use super::presence::{self, Call, Caller, KEY_TTL, Registered};
+use super::registry::Registry;
+use super::script_queue::{Outgoing, ScriptQueue};
+use crate::config::RedisSettings;
+use crate::identity::{ConnectionId, InstanceId, RoomId, UserId};
+use crate::metrics::UplinkCells;
+use crate::room::route::RoomRoute;
+use crate::shard::envelope::{Asker, Envelope, Join, Joined, LinkState, Member, UplinkCommand};
+
+/// Commands without an answer, above which no more are taken from the shards: their queue bounds the rest.
+const AWAITED: usize = 10_000;
+
+/// Part of the inactivity threshold after which a silent instance is certainly looked for.
+const REAPS_PER_THRESHOLD: u32 = 5;
+
+/// Renewals within the life of a key: two may be late or lost.
+const RENEWALS_PER_TTL: u32 = 4;
+
+/// What a command on the ingress connection was.
+#[derive(Debug)]
+pub enum Expect {
+    /// A subscription, and who waits for it.
+    Subscribe(Option<ConnectionId>),
+    /// Something whose answer says nothing.
+    Nothing,
+    /// A script call.
+    Script(Call),
+}
+
+/// The publisher's connection, as the ingress needs to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublisherLink {
+    /// Whether it is up.
+    pub up: bool,
+    /// How often it was lost.
+    pub losses: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// No connection, or its handshake is not done.
+    Down,
+    /// The instance's registration is under way.
+    Registering,
+    /// Registered; the publisher's connection is not up yet.
+    Alone,
+    /// The shards send what they have; a bit for each that has finished.
+    Restoring { restored: u64 },
+    /// All shards have finished; rooms that nobody has any more are being removed.
+    Sweeping,
+    /// Everything works.
+    Up,
+    /// The instance is taking itself out of Redis.
+    Leaving,
+    /// Nothing of the instance is left in Redis, or it cannot be reached.
+    Left,
+}
+
+/// When the periodic calls are due.
+#[derive(Debug)]
+struct Timers {
+    register: Instant,
+    reap: Instant,
+    renew: Instant,
+}
+
+/// The ingress thread's logic.
+pub struct Ingress {
+    link: Link<Expect>,
+    channels: Channels,
+    caller: Caller,
+    scripts: ScriptQueue,
+    delivery: Delivery,
+    registry: Registry,
+    users: HashSet<UserId>,
+    origin: Origin,
+    stage: Stage,
+    timers: Timers,
+    heartbeat: Duration,
+    reap_every: Duration,
+    /// Whether this process has been registered before.
+    registered: bool,
+    /// Whether members may have missed something since the link was last up.
+    missed: bool,
+    /// What the shards were told last.
+    told: LinkState,
+    publisher_losses: u64,
+    cells: Arc<UplinkCells>,
+}
+
+impl Ingress {
+    /// An ingress without a connection. `reached` says whether this process has already registered.
+    pub fn new(
+        settings: &RedisSettings,
+        (instance, origin): (&InstanceId, Origin),
+        link: Link<Expect>,
+        delivery: Delivery,
+        reached: bool,
+        cells: Arc<UplinkCells>,
+        now: Instant,
+    ) -> Self {
+        let RedisSettings { prefix, heartbeat_interval, cleanup_interval, inactive_threshold, .. } = settings;
+        let mut ingress = Self {
+            link,
+            channels: Channels::new(prefix),
+            caller: Caller::new(prefix, instance, origin, *heartbeat_interval, *inactive_threshold),
+            scripts: ScriptQueue::default(),
+            delivery,
+            registry: Registry::new(instance, *inactive_threshold),
+            users: HashSet::new(),
+            origin,
+            stage: Stage::Down,
+            timers: Timers { register: now, reap: now, renew: now },
+            heartbeat: *heartbeat_interval,
+            reap_every: (*cleanup_interval).min(*inactive_threshold / REAPS_PER_THRESHOLD),
+            registered: reached,
+            missed: !reached,
+            told: LinkState::Restoring,
+            publisher_losses: 0,
+            cells,
+        };
+        ingress.cells.instances.set(1);
+        if !reached {
+            ingress.tell(LinkState::Down);
+        }
+        ingress
+    }
+
+    /// The connection, for the driver to read and write.
+    pub fn link(&mut self) -> &mut Link<Expect> {
+        &mut self.link
+    }
+
+    /// Whether commands may be taken from the shards now.
+    pub fn takes_commands(&self) -> bool {
+        self.link.awaited() + self.scripts.waiting() < AWAITED
+    }
+
+    /// When [`Ingress::tick`] is due next.
+    pub fn deadline(&self) -> Instant {
+        let deadline = self.link.deadline();
+        if matches!(self.stage, Stage::Down | Stage::Registering | Stage::Leaving | Stage::Left) {
+            return deadline;
+        }
+        deadline.min(self.timers.register).min(self.timers.reap).min(self.timers.renew)
+    }
+
+    /// Moves what waits into the shards' queues. True when something still waits.
+    pub fn flush(&mut self) -> bool {
+        self.delivery.flush()
+    }
+
+    /// Begins to take the instance out of Redis.
+    pub fn leave(&mut self, now: Instant) {
+        if self.stage == Stage::Left || self.stage == Stage::Leaving {
+            return;
+        }
+        self.stage = if self.link.is_up() { Stage::Leaving } else { Stage::Left };
+        self.cells.link_up.set(0);
+        if self.stage == Stage::Leaving {
+            self.call(Call::Unregister, now);
+        }
+    }
+
+    /// Whether there is nothing more to do after [`Ingress::leave`].
+    pub fn has_left(&self) -> bool {
+        self.stage == Stage::Left
+    }
+
+    /// The connection is gone, or could not be made: the shards go on without it.
+    pub fn lost(&mut self, error: &LinkError, now: Instant) {
+        self.link.lost(now);
+        self.scripts.clear();
+        self.delivery.remove_all_rooms();
+        self.users.clear();
+        self.cells.link_up.set(0);
+        if matches!(self.stage, Stage::Leaving | Stage::Left) {
+            self.stage = Stage::Left;
+            return;
+        }
+        if self.told != LinkState::Down {
+            self.cells.link_losses.add(1);
+            tracing::warn!(%error, "the link to Redis is lost");
+        } else if matches!(error, LinkError::Refused { .. } | LinkError::Other(_)) {
+            tracing::warn!(%error, "Redis is there, but the link cannot be used");
+        } else {
+            tracing::debug!(%error, "Redis still cannot be reached");
+        }
+        self.stage = Stage::Down;
+        self.missed = true;
+        self.tell(LinkState::Down);
+    }
+
+    fn tell(&mut self, state: LinkState) {
+        if state == LinkState::Restoring || state != self.told {
+            self.told = state;
+            self.delivery.link(state);
+        }
+    }
+
+    /// Does what is due: PING, heartbeats, reaping, renewal, and the next stage once both links are up.
+    ///
+    /// # Errors
+    /// When the connection is of no more use: the driver closes it and calls [`Ingress::lost`].
+    pub fn tick(&mut self, publisher: PublisherLink, now: Instant) -> Result<(), LinkError> {
+        self.link.tick(now)?;
+        if publisher.losses != self.publisher_losses {
+            self.publisher_losses = publisher.losses;
+            if self.stage != Stage::Down {
+                return Err(LinkError::Other("the publisher's connection was lost"));
+            }
+        }
+        if self.stage == Stage::Alone && publisher.up {
+            self.begin_restoring();
+        }
+        if matches!(self.stage, Stage::Down | Stage::Registering | Stage::Leaving | Stage::Left) {
+            return Ok(());
+        }
+        if self.timers.register <= now {
+            self.timers.register = now + self.heartbeat;
+            self.call(Call::Register { first: !self.registered }, now);
+        }
+        if self.timers.reap <= now {
+            self.timers.reap = now + self.reap_every;
+            self.registry.forget_silent(now);
+            self.cells.instances.set(self.registry.alive() as u64);
+            self.call(Call::Reap, now);
+        }
+        if self.timers.renew <= now {
+            self.timers.renew = now + KEY_TTL / RENEWALS_PER_TTL;
+            self.call(Call::Renew { cursor: "0".to_owned() }, now);
+        }
+        Ok(())
+    }
+
+    /// Carries out what a shard asks. While the link is down, nothing: the shards answer by themselves
+    /// and say everything again when it is back.
+    pub fn command(&mut self, command: UplinkCommand, now: Instant) {
+        if !matches!(self.stage, Stage::Restoring { .. } | Stage::Sweeping | Stage::Up) {
+            return;
+        }
+        match command {
+            UplinkCommand::Join { join, enters, route } => {
+                self.subscribe_room(&join.room, Arc::clone(&route), now);
+                self.call(Call::Join { join, enters, route }, now);
+            }
+            UplinkCommand::Leave { room, member, last } => {
+                if last {
+                    self.unsubscribe(Channel::Room(room.as_str()), now);
+                    self.delivery.remove_room(&room);
+                }
+                self.call(Call::Leave { room, user: member.user, last }, now);
+            }
+            UplinkCommand::ListMembers { room, asker } => self.call(Call::Members { room, asker }, now),
+            UplinkCommand::Attach { user, connection } => {
+                // Subscribing once more changes nothing, and its answer comes at the right moment.
+                self.subscribe(Channel::User(user.as_str()), Some(connection), now);
+                self.users.insert(user);
+            }
+            UplinkCommand::Detach { user } => {
+                self.unsubscribe(Channel::User(user.as_str()), now);
+                self.users.remove(&user);
+            }
+            UplinkCommand::Restore { room, route, members, published } => {
+                self.restore_room(room, route, members, published, now);
+            }
+            UplinkCommand::RestoreUsers { users } => {
+                for user in users {
+                    if self.users.insert(user.clone()) {
+                        self.subscribe(Channel::User(user.as_str()), None, now);
+                    }
+                }
+            }
+            UplinkCommand::Restored { shard } => self.shard_restored(shard.0, now),
+        }
+    }
+
+    fn restore_room(
+        &mut self,
+        room: RoomId,
+        route: Arc<RoomRoute>,
+        members: Vec<Member>,
+        published: bool,
+        now: Instant,
+    ) {
+        self.subscribe_room(&room, route, now);
+        if published {
+            let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, presence: false };
+            let mut resync = batch::header(head).to_vec();
+            batch::push_resync(&mut resync);
+            let channel = self.channels.name(Channel::Room(room.as_str()));
+            self.link.send(cmd("PUBLISH").arg(channel).arg(resync), Expect::Nothing, now);
+        }
+        self.call(Call::Restore { room, members }, now);
+    }
+
+    fn begin_restoring(&mut self) {
+        self.stage = Stage::Restoring { restored: 0 };
+        self.tell(LinkState::Restoring);
+    }
+
+    fn shard_restored(&mut self, shard: u8, now: Instant) {
+        let all = u64::MAX >> (64 - self.delivery.shards());
+        if let Stage::Restoring { restored } = &mut self.stage {
+            *restored |= 1 << shard;
+            if *restored == all {
+                // Its answer comes after those to everything that the shards have restored.
+                self.stage = Stage::Sweeping;
+                self.call(Call::Occupied, now);
+            }
+        }
+    }
+
+    fn swept(&mut self, occupied: Vec<String>, now: Instant) {
+        for name in occupied {
+            if !self.delivery.has_room(&name)
+                && let Some(room) = RoomId::parse(&name)
+            {
+                self.call(Call::Restore { room, members: Vec::new() }, now);
+            }
+        }
+        if self.stage == Stage::Sweeping {
+            self.stage = Stage::Up;
+            self.link.settled();
+            self.cells.link_up.set(1);
+            if std::mem::take(&mut self.missed) {
+                self.delivery.resync_all(reason::LINK_LOST);
+            }
+            self.tell(LinkState::Up);
+            tracing::info!(instances = self.registry.alive(), "the link to Redis is up");
+        }
+    }
+
+    fn subscribe_room(&mut self, room: &RoomId, route: Arc<RoomRoute>, now: Instant) {
+        if self.delivery.add_room(room, route) {
+            self.subscribe(Channel::Room(room.as_str()), None, now);
+        }
+    }
+
+    fn subscribe(&mut self, channel: Channel<'_>, waits: Option<ConnectionId>, now: Instant) {
+        self.link.send(cmd("SUBSCRIBE").arg(self.channels.name(channel)), Expect::Subscribe(waits), now);
+    }
+
+    fn unsubscribe(&mut self, channel: Channel<'_>, now: Instant) {
+        self.link.send(cmd("UNSUBSCRIBE").arg(self.channels.name(channel)), Expect::Nothing, now);
+    }
+
+    fn call(&mut self, call: Call, now: Instant) {
+        if let Some(outgoing) = self.scripts.submit(call) {
+            send(&self.caller, &mut self.link, outgoing, now);
+        }
+    }
+
+    /// Takes what came over the connection. `timestamp` is the time in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// When Redis refused something that the uplink cannot do without: the driver closes the
+    /// connection and calls [`Ingress::lost`].
+    pub fn event(&mut self, event: Event<Expect>, timestamp: u64, now: Instant) -> Result<(), LinkError> {
+        match event {
+            Event::Up => self.link_up(now),
+            Event::Message { channel, payload } => self.message(&channel, &payload, timestamp, now),
+            Event::Reply(Expect::Script(call), answer) => {
+                let (caller, link) = (&self.caller, &mut self.link);
+                let final_answer = self.scripts.answered(call, answer, |out| send(caller, link, out, now));
+                if let Some((call, answer)) = final_answer {
+                    let answer = answer.map_err(|error| refused("a presence script", &error))?;
+                    self.script_answer(call, answer, now)?;
+                }
+            }
+            Event::Reply(Expect::Subscribe(waits), answer) => {
+                answer.map_err(|error| refused("SUBSCRIBE", &error))?;
+                if let Some(connection) = waits {
+                    self.delivery.control(connection.shard, Envelope::Attached { connection });
+                }
+            }
+            Event::Reply(Expect::Nothing, answer) => {
+                answer.map_err(|error| refused("PUBLISH or UNSUBSCRIBE", &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn link_up(&mut self, now: Instant) {
+        if self.stage != Stage::Down {
+            return;
+        }
+        self.stage = Stage::Registering;
+        self.timers =
+            Timers { register: now + self.heartbeat, reap: now, renew: now + KEY_TTL / RENEWALS_PER_TTL };
+        self.subscribe(Channel::Instances, None, now);
+        self.subscribe(Channel::Global, None, now);
+        self.call(Call::Register { first: !self.registered }, now);
+    }
+
+    fn message(&mut self, channel: &[u8], payload: &[u8], timestamp: u64, now: Instant) {
+        match self.channels.parse(channel) {
+            Some(Channel::Instances) => {
+                if self.registry.heartbeat(payload, now) {
+                    self.cells.instances.set(self.registry.alive() as u64);
+                } else {
+                    self.delivery.garbage(payload, timestamp);
+                }
+            }
+            Some(channel) => self.delivery.deliver(channel, payload, timestamp),
+            None => {}
+        }
+    }
+
+    fn script_answer(&mut self, call: Call, answer: Value, now: Instant) -> Result<(), LinkError> {
+        let unreadable = LinkError::Other("a presence script gave an answer of the wrong shape");
+        match call {
+            Call::Join { join, route, .. } => {
+                let (member_count, members) = presence::decode_members(answer).ok_or(unreadable)?;
+                let Join { room, asker, want_members, .. } = *join;
+                let members = want_members.then_some(members);
+                let shard = asker.connection.shard;
+                let joined = Joined { room, asker, route, member_count, members };
+                self.delivery.control(shard, Envelope::Joined(Box::new(joined)));
+            }
+            Call::Members { room, asker } => {
+                let (member_count, members) = presence::decode_members(answer).ok_or(unreadable)?;
+                self.members(room, asker, member_count, members);
+            }
+            Call::Occupied => self.swept(presence::decode_list(answer).ok_or(unreadable)?, now),
+            Call::Register { .. } => {
+                self.registration(presence::decode_registered(answer).ok_or(unreadable)?, now)?;
+            }
+            Call::Reap => {
+                let silent = presence::decode_text(&answer).ok_or(unreadable)?;
+                if !silent.is_empty() {
+                    tracing::warn!(instance = %silent, "an instance has gone silent: its members leave");
+                    self.registry.gone(&silent);
+                    self.cells.instances.set(self.registry.alive() as u64);
+                    self.call(Call::Reap, now);
+                }
+            }
+            Call::Renew { .. } => {
+                let cursor = presence::decode_text(&answer).ok_or(unreadable)?;
+                if cursor != "0" {
+                    self.call(Call::Renew { cursor }, now);
+                }
+            }
+            Call::Unregister if answer != Value::Int(1) => self.call(Call::Unregister, now),
+            Call::Unregister => self.stage = Stage::Left,
+            Call::Leave { .. } | Call::Restore { .. } | Call::Probe => {}
+        }
+        Ok(())
+    }
+
+    fn members(&mut self, room: RoomId, asker: Asker, member_count: u32, members: Vec<Member>) {
+        let shard = asker.connection.shard;
+        self.delivery.control(shard, Envelope::Members { room, asker, member_count, members });
+    }
+
+    fn registration(&mut self, registered: Registered, now: Instant) -> Result<(), LinkError> {
+        match registered {
+            Registered::Held { .. } => {
+                return Err(LinkError::Other("another live process uses this INSTANCE_ID"));
+            }
+            Registered::Clearing => self.call(Call::Register { first: !self.registered }, now),
+            Registered::Alive { known, instances } => {
+                self.registered = true;
+                for instance in instances {
+                    self.registry.heard(instance, now);
+                }
+                self.cells.instances.set(self.registry.alive() as u64);
+                match self.stage {
+                    Stage::Registering => self.stage = Stage::Alone,
+                    Stage::Restoring { .. } | Stage::Sweeping | Stage::Up if !known => {
+                        tracing::warn!("this instance was taken for dead: its members are registered again");
+                        self.begin_restoring();
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn send(caller: &Caller, link: &mut Link<Expect>, outgoing: Outgoing, now: Instant) {
+    let command = caller.command(&outgoing.call, outgoing.with_text);
+    link.send(&command, Expect::Script(outgoing.call), now);
+}
+
+fn refused(step: &'static str, error: &ServerError) -> LinkError {
+    LinkError::Refused { step, error: words(error) }
+}

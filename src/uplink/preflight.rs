@@ -1,0 +1,109 @@
+//! The first look at Redis, before any thread starts: password, rights, and whether the name is free.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use super::UplinkError;
+use super::link::{Event, Link, LinkError, words};
+use super::presence::{self, Call, Caller, Registered};
+use super::socket;
+use crate::config::RedisSettings;
+
+/// Between two looks whether the holder of this instance's name is still alive.
+const HELD_LOOKS: Duration = Duration::from_millis(50);
+
+/// Errors by which Redis says "not now" rather than "never": no reason to refuse the start.
+const PASSING: [&str; 7] = ["LOADING", "MASTERDOWN", "BUSY", "READONLY", "OOM", "MISCONF", "TRYAGAIN"];
+
+/// Connects, checks the rights, and registers the instance. False when Redis cannot be reached now: the
+/// instance starts alone then and keeps trying.
+///
+/// A dead process with the same name (a crash, a restart) is waited for: at most two and a half of its
+/// heartbeat intervals.
+///
+/// # Errors
+/// When Redis refuses what the uplink needs, or another live process has the name.
+pub fn check(settings: &RedisSettings, caller: &Caller, link: Link<()>) -> Result<bool, UplinkError> {
+    let outcome = Session::open(settings, link).and_then(|mut session| {
+        let missing = session.call(caller, &Call::Probe)?;
+        let missing = presence::decode_text(&missing).unwrap_or_default();
+        if missing.is_empty() {
+            session.register(caller)
+        } else {
+            Ok(Err(UplinkError::MissingRight(missing)))
+        }
+    });
+    match outcome {
+        Ok(registered) => registered.map(|()| true),
+        Err(LinkError::Refused { step, error }) if !PASSING.iter().any(|code| error.starts_with(code)) => {
+            Err(UplinkError::Refused(LinkError::Refused { step, error }))
+        }
+        Err(error) => {
+            tracing::warn!(host = %settings.host, port = settings.port, %error, "Redis cannot be reached: starting alone");
+            Ok(false)
+        }
+    }
+}
+
+/// A connection on which one command after the other is carried out.
+struct Session {
+    stream: TcpStream,
+    link: Link<()>,
+    buffer: Vec<u8>,
+}
+
+impl Session {
+    fn open(settings: &RedisSettings, mut link: Link<()>) -> Result<Self, LinkError> {
+        let stream = socket::connect(&settings.host, settings.port, settings.timeout)?;
+        stream.set_read_timeout(Some(settings.timeout))?;
+        stream.set_write_timeout(Some(settings.timeout))?;
+        link.connected(Instant::now());
+        let mut session = Self { stream, link, buffer: vec![0; socket::READ_BYTES] };
+        session.next()?;
+        Ok(session)
+    }
+
+    fn next(&mut self) -> Result<Event<()>, LinkError> {
+        socket::write(&mut self.stream, &mut self.link)?;
+        let mut events = Vec::new();
+        while events.is_empty() {
+            let now = Instant::now();
+            socket::read(&mut self.stream, &mut self.link, &mut self.buffer, &mut events, now)?;
+            self.link.tick(Instant::now())?;
+        }
+        Ok(events.remove(0))
+    }
+
+    fn call(&mut self, caller: &Caller, call: &Call) -> Result<Value, LinkError> {
+        self.link.send(&caller.command(call, true), (), Instant::now());
+        match self.next()? {
+            Event::Reply((), Ok(value)) => Ok(value),
+            Event::Reply((), Err(error)) => {
+                Err(LinkError::Refused { step: "the presence script (EVAL)", error: words(&error) })
+            }
+            Event::Up | Event::Message { .. } => Err(LinkError::Unexpected),
+        }
+    }
+
+    fn register(&mut self, caller: &Caller) -> Result<Result<(), UplinkError>, LinkError> {
+        let mut last_age = Duration::ZERO;
+        loop {
+            let answer = self.call(caller, &Call::Register { first: true })?;
+            match presence::decode_registered(answer) {
+                Some(Registered::Alive { .. }) => return Ok(Ok(())),
+                Some(Registered::Clearing) => {}
+                // The age has fallen: the holder has sent another heartbeat, so it is alive.
+                Some(Registered::Held { age, .. }) if age < last_age => {
+                    return Ok(Err(UplinkError::NameTaken));
+                }
+                Some(Registered::Held { age, .. }) => {
+                    last_age = age;
+                    std::thread::sleep(HELD_LOOKS);
+                }
+                None => return Err(LinkError::Other("a presence script gave an answer of the wrong shape")),
+            }
+        }
+    }
+}

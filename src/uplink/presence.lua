@@ -1,0 +1,188 @@
+-- Who is in which room, over all instances. Every operation is one call and therefore atomic.
+-- ARGV: prefix, operation, seconds until unrenewed keys expire, head of a presence batch, then the
+-- operation's own. Key names depend on the data, so this does not run on a Redis Cluster.
+local prefix, operation, ttl, head = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local registry, boots = prefix .. 'registry', prefix .. 'boots'
+local ROOMS_PER_CALL = 100 -- bounds how long one call blocks Redis
+
+local function entries_of(room) return prefix .. 'presence:' .. room end
+local function members_of(room) return prefix .. 'members:' .. room end
+local function occupied_by(instance) return prefix .. 'occupied:' .. instance end
+
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function digits(number) return string.format('%.0f', number) end
+
+-- Record kind 2 of the batch format.
+local function announce(room, joined, member)
+  local count = redis.call('HLEN', members_of(room))
+  redis.call('PUBLISH', prefix .. 'rooms:' .. room,
+    head .. struct.pack('<BI4BI4', 2, #member + 5, joined, count) .. member)
+end
+
+local function enter(room, instance, user, member)
+  if redis.call('HSET', entries_of(room), instance .. '|' .. user, member) == 1
+    and redis.call('HINCRBY', members_of(room), user, 1) == 1 then
+    announce(room, 1, member)
+  end
+end
+
+local function leave(room, instance, user)
+  local field = instance .. '|' .. user
+  local member = redis.call('HGET', entries_of(room), field)
+  if not member then return end
+  redis.call('HDEL', entries_of(room), field)
+  if redis.call('HINCRBY', members_of(room), user, -1) <= 0 then
+    redis.call('HDEL', members_of(room), user)
+    announce(room, 0, member)
+  end
+end
+
+local function leave_all_but(room, instance, kept)
+  local tag = instance .. '|'
+  for _, field in ipairs(redis.call('HKEYS', entries_of(room))) do
+    local user = string.sub(field, #tag + 1)
+    if string.sub(field, 1, #tag) == tag and not kept[user] then leave(room, instance, user) end
+  end
+end
+
+local function renew(room)
+  redis.call('EXPIRE', entries_of(room), ttl)
+  redis.call('EXPIRE', members_of(room), ttl)
+end
+
+local function occupy(room, instance)
+  redis.call('SADD', occupied_by(instance), room)
+  redis.call('EXPIRE', occupied_by(instance), ttl)
+  -- An instance that was reaped and does not know it yet must be found by the next reaping.
+  redis.call('ZADD', registry, 'NX', digits(now()), instance)
+  renew(room)
+end
+
+-- Takes away some of an instance's members; true when none are left.
+local function clear(instance)
+  local rooms = redis.call('SPOP', occupied_by(instance), ROOMS_PER_CALL)
+  for _, room in ipairs(rooms) do leave_all_but(room, instance, {}) end
+  return redis.call('EXISTS', occupied_by(instance)) == 0
+end
+
+local operations = {}
+
+function operations.join(room, instance, user, member, enters, wanted)
+  if enters == '1' then
+    enter(room, instance, user, member)
+    occupy(room, instance)
+  end
+  return { redis.call('HLEN', members_of(room)), wanted == '1' and redis.call('HVALS', entries_of(room)) or {} }
+end
+
+function operations.leave(room, instance, user, last)
+  leave(room, instance, user)
+  if last == '1' then redis.call('SREM', occupied_by(instance), room) end
+  return 0
+end
+
+function operations.members(room)
+  return { redis.call('HLEN', members_of(room)), redis.call('HVALS', entries_of(room)) }
+end
+
+-- The rest of ARGV is the instance's members of the room: user, member, user, member …
+function operations.restore(room, instance)
+  local kept = {}
+  for i = 7, #ARGV, 2 do kept[ARGV[i]] = true end
+  leave_all_but(room, instance, kept)
+  for i = 7, #ARGV, 2 do enter(room, instance, ARGV[i], ARGV[i + 1]) end
+  if #ARGV >= 7 then
+    occupy(room, instance)
+  else
+    redis.call('SREM', occupied_by(instance), room)
+  end
+  return 0
+end
+
+function operations.occupied(instance)
+  return redis.call('SMEMBERS', occupied_by(instance))
+end
+
+-- Says that the instance is alive. Its entry in `boots` is: origin, milliseconds between heartbeats.
+-- `first` until the process has registered once: what the instance's name holds is then from a dead one.
+function operations.register(instance, origin, heartbeat, threshold, first)
+  local time, entry = now(), redis.call('HGET', boots, instance)
+  local known = false
+  if entry then
+    local holder, interval = string.match(entry, '^(%S+) (%d+)$')
+    known = holder == origin
+    if not known then
+      local seen = tonumber(redis.call('ZSCORE', registry, instance) or 0)
+      local grace = 2.5 * tonumber(interval or 0)
+      if time - seen < grace then return { 'held', digits(time - seen), digits(grace) } end
+    end
+  end
+  if not known and (entry or first == '1') and not clear(instance) then return { 'clearing' } end
+  redis.call('HSET', boots, instance, origin .. ' ' .. heartbeat)
+  redis.call('ZADD', registry, digits(time), instance)
+  redis.call('EXPIRE', boots, ttl)
+  redis.call('EXPIRE', registry, ttl)
+  redis.call('EXPIRE', occupied_by(instance), ttl)
+  local alive = redis.call('ZRANGEBYSCORE', registry, digits(time - threshold), '+inf')
+  return { known and 'known' or 'new', unpack(alive) }
+end
+
+-- Removes one silent instance, or a part of it. Its `boots` entry goes first: if it comes back
+-- meanwhile, its next register says 'new' and it restores everything.
+function operations.reap(threshold)
+  local silent = redis.call('ZRANGEBYSCORE', registry, '-inf', digits(now() - threshold), 'LIMIT', 0, 1)[1]
+  if not silent then return '' end
+  redis.call('HDEL', boots, silent)
+  if clear(silent) then redis.call('ZREM', registry, silent) end
+  return silent
+end
+
+-- Renews the expiry of the keys of some of the instance's rooms; returns the cursor for the rest.
+function operations.renew(instance, cursor)
+  local scanned = redis.call('SSCAN', occupied_by(instance), cursor, 'COUNT', ROOMS_PER_CALL)
+  for _, room in ipairs(scanned[2]) do renew(room) end
+  return scanned[1]
+end
+
+-- The instance goes; 1 when nothing of it is left.
+function operations.unregister(instance, origin)
+  local entry = redis.call('HGET', boots, instance)
+  if entry and string.sub(entry, 1, #origin + 1) ~= origin .. ' ' then return 1 end
+  if not clear(instance) then return 0 end
+  redis.call('HDEL', boots, instance)
+  redis.call('ZREM', registry, instance)
+  return 1
+end
+
+-- The first command that the user of this connection has no right to, or nothing (Redis 7 and later).
+function operations.probe()
+  if not redis.acl_check_cmd then return '' end
+  local entries, members, occupied = entries_of('probe'), members_of('probe'), occupied_by('probe')
+  local needed = {
+    { 'SUBSCRIBE', prefix .. 'rooms:probe' }, { 'SUBSCRIBE', prefix .. 'users:probe' },
+    { 'SUBSCRIBE', prefix .. 'global' }, { 'SUBSCRIBE', prefix .. 'instances' },
+    { 'UNSUBSCRIBE', prefix .. 'rooms:probe' },
+    { 'PUBLISH', prefix .. 'rooms:probe', '' }, { 'PUBLISH', prefix .. 'users:probe', '' },
+    { 'PUBLISH', prefix .. 'global', '' }, { 'PUBLISH', prefix .. 'instances', '' },
+    { 'TIME' }, { 'PING' }, { 'EVALSHA', '0', '0' },
+    { 'HSET', entries, '0', '0' }, { 'HGET', entries, '0' }, { 'HDEL', entries, '0' },
+    { 'HKEYS', entries }, { 'HVALS', entries }, { 'EXPIRE', entries, '1' },
+    { 'HINCRBY', members, '0', '1' }, { 'HLEN', members },
+    { 'SADD', occupied, '0' }, { 'SREM', occupied, '0' }, { 'SPOP', occupied, '1' },
+    { 'SMEMBERS', occupied }, { 'SSCAN', occupied, '0' }, { 'EXISTS', occupied },
+    { 'ZADD', registry, '0', '0' }, { 'ZREM', registry, '0' }, { 'ZSCORE', registry, '0' },
+    { 'ZRANGEBYSCORE', registry, '0', '0' }, { 'HSET', boots, '0', '0' },
+  }
+  for _, command in ipairs(needed) do
+    if not redis.acl_check_cmd(unpack(command)) then
+      return command[1] .. (command[2] and ' on ' .. command[2] or '')
+    end
+  end
+  return ''
+end
+
+return operations[operation](ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10])

@@ -1,0 +1,359 @@
+//! What this instance publishes: events gather per channel and go out as batches, pipelined.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::cmd;
+
+use super::batch::{self, Header, Origin, Packer, Sequence};
+use super::channel::{Channel, Channels};
+use super::link::Link;
+use crate::identity::RoomId;
+use crate::metrics::UplinkCells;
+use crate::shard::envelope::{Publication, Target};
+
+/// Time after which an unused room's numbering is forgotten. A batch lost before is then noticed by
+/// the 10 s check of idle rooms or not at all, so this is far longer than any client's patience.
+const NUMBERING_KEPT: Duration = Duration::from_secs(600);
+
+/// Rooms that are remembered as having missed something, to be told once the link is back. Beyond it
+/// only the numbering shows the gap.
+const MISSED_ROOMS: usize = 65_536;
+
+/// What a command on the publisher's connection was.
+#[derive(Debug)]
+pub enum Sent {
+    /// A batch for this target.
+    Batch(Target),
+    /// A heartbeat.
+    Heartbeat,
+}
+
+/// A batch that gathers.
+#[derive(Default)]
+struct Gathering {
+    records: Vec<u8>,
+    events: u64,
+}
+
+struct Numbering {
+    last: u64,
+    used: Instant,
+}
+
+/// Gathers publications and numbers the batches.
+pub struct Publisher {
+    channels: Channels,
+    origin: Origin,
+    age: Duration,
+    size: usize,
+    packer: Packer,
+    gathering: HashMap<Target, Gathering>,
+    /// In the order in which the targets' first events came.
+    order: Vec<Target>,
+    bytes: usize,
+    oldest: Option<Instant>,
+    numbering: HashMap<RoomId, Numbering>,
+    forget_at: Option<Instant>,
+    missed: HashSet<RoomId>,
+    cells: Arc<UplinkCells>,
+}
+
+/// When batches are sent, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Batching {
+    /// Longest time that an event waits for others.
+    pub age: Duration,
+    /// Bytes at which everything is sent at once.
+    pub size: usize,
+    /// Bytes from which a batch is compressed if that pays.
+    pub compress_from: usize,
+}
+
+impl Publisher {
+    /// A publisher with nothing to send.
+    ///
+    /// # Errors
+    /// When zstd cannot allocate its context.
+    pub fn new(
+        channels: Channels,
+        origin: Origin,
+        batching: Batching,
+        cells: Arc<UplinkCells>,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            channels,
+            origin,
+            age: batching.age,
+            size: batching.size.min(batch::RECORDS_BYTES / 2),
+            packer: Packer::new(batching.compress_from)?,
+            gathering: HashMap::new(),
+            order: Vec::new(),
+            bytes: 0,
+            oldest: None,
+            numbering: HashMap::new(),
+            forget_at: None,
+            missed: HashSet::new(),
+            cells,
+        })
+    }
+
+    /// Takes one event.
+    pub fn add(&mut self, publication: Publication, now: Instant) {
+        self.cells.published.add(1);
+        self.oldest.get_or_insert(now);
+        self.bytes += publication.event.len() + batch::RECORD_HEADER_BYTES;
+        let gathering = self.gathering.entry(publication.target).or_insert_with_key(|target| {
+            self.order.push(target.clone());
+            Gathering::default()
+        });
+        batch::push_event(&mut gathering.records, &publication.event);
+        gathering.events += 1;
+    }
+
+    /// Whether enough has gathered to send it before its time.
+    pub fn is_full(&self) -> bool {
+        self.bytes >= self.size
+    }
+
+    /// When what has gathered is to be sent; nothing if nothing has.
+    pub fn due(&self) -> Option<Instant> {
+        self.oldest.map(|oldest| oldest + self.age)
+    }
+
+    /// Sends all that has gathered, one PUBLISH per channel; drops it when the link is not up. The
+    /// numbering goes on in both cases, so that receivers notice.
+    pub fn flush(&mut self, link: &mut Link<Sent>, now: Instant) {
+        self.oldest = None;
+        self.bytes = 0;
+        for target in std::mem::take(&mut self.order) {
+            let Some(gathering) = self.gathering.remove(&target) else { continue };
+            let sequence = self.number(&target, now);
+            if link.is_up() {
+                self.publish(link, target, sequence, &gathering.records, now);
+            } else {
+                self.cells.publications_dropped.add(gathering.events);
+                self.remember_missed(target);
+            }
+        }
+        self.forget_unused(now);
+    }
+
+    fn publish(
+        &mut self,
+        link: &mut Link<Sent>,
+        target: Target,
+        sequence: Sequence,
+        records: &[u8],
+        now: Instant,
+    ) {
+        let head = Header { origin: self.origin, sequence, presence: false };
+        let batch = self.packer.pack(head, records);
+        self.cells.batches_out.add(1);
+        self.cells.batch_bytes_out.add(batch.len() as u64);
+        link.send(cmd("PUBLISH").arg(self.channels.of(&target)).arg(batch), Sent::Batch(target), now);
+    }
+
+    fn number(&mut self, target: &Target, now: Instant) -> Sequence {
+        let Target::Room(room) = target else { return Sequence::Unnumbered };
+        if let Some(numbering) = self.numbering.get_mut(room) {
+            numbering.last += 1;
+            numbering.used = now;
+            return Sequence::Follows(numbering.last);
+        }
+        self.numbering.insert(room.clone(), Numbering { last: 1, used: now });
+        Sequence::Begins(1)
+    }
+
+    fn forget_unused(&mut self, now: Instant) {
+        let at = *self.forget_at.get_or_insert(now + NUMBERING_KEPT);
+        if now >= at {
+            self.numbering.retain(|_, numbering| now < numbering.used + NUMBERING_KEPT);
+            self.forget_at = Some(now + NUMBERING_KEPT);
+        }
+    }
+
+    fn remember_missed(&mut self, target: Target) {
+        if let Target::Room(room) = target
+            && self.missed.len() < MISSED_ROOMS
+        {
+            self.missed.insert(room);
+        }
+    }
+
+    /// The connection is gone. What was sent and not answered may or may not have arrived.
+    pub fn link_lost(&mut self, unanswered: Vec<Sent>) {
+        for sent in unanswered {
+            if let Sent::Batch(target) = sent {
+                self.remember_missed(target);
+            }
+        }
+    }
+
+    /// The connection is back: the members of rooms that missed something are told.
+    pub fn link_up(&mut self, link: &mut Link<Sent>, now: Instant) {
+        let mut resync = Vec::new();
+        batch::push_resync(&mut resync);
+        for room in std::mem::take(&mut self.missed) {
+            let target = Target::Room(room);
+            // A new beginning: the resync already says what the gap would say.
+            let sequence = match self.number(&target, now) {
+                Sequence::Follows(number) => Sequence::Begins(number),
+                other => other,
+            };
+            self.publish(link, target, sequence, &resync, now);
+        }
+    }
+
+    /// Sends a heartbeat.
+    pub fn heartbeat(&self, link: &mut Link<Sent>, heartbeat: Vec<u8>, now: Instant) {
+        link.send(
+            cmd("PUBLISH").arg(self.channels.name(Channel::Instances)).arg(heartbeat),
+            Sent::Heartbeat,
+            now,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::uplink::batch::{HEADER_BYTES, Record, parse_header, parse_records};
+    use crate::uplink::link::Handshake;
+
+    const AGE: Duration = Duration::from_micros(500);
+
+    fn publisher() -> Publisher {
+        let batching = Batching { age: AGE, size: 1_000, compress_from: usize::MAX };
+        Publisher::new(Channels::new("t:"), Origin(7), batching, Arc::default()).unwrap()
+    }
+
+    fn down(now: Instant) -> Link<Sent> {
+        let handshake = Handshake { username: None, password: None, db: 0, name: "t".into() };
+        Link::new(handshake, Duration::from_secs(1), 1, now)
+    }
+
+    fn connect(link: &mut Link<Sent>, now: Instant) {
+        link.connected(now);
+        link.receive(b"+OK\r\n+OK\r\n+OK\r\n", now, &mut Vec::new()).unwrap();
+        link.wrote(link.output().len());
+    }
+
+    fn up(now: Instant) -> Link<Sent> {
+        let mut link = down(now);
+        connect(&mut link, now);
+        link
+    }
+
+    fn room(name: &str) -> Target {
+        Target::Room(RoomId::parse(name).unwrap())
+    }
+
+    fn add(publisher: &mut Publisher, target: Target, event: &'static str, now: Instant) {
+        publisher.add(Publication { target, event: Bytes::from_static(event.as_bytes()) }, now);
+    }
+
+    /// Channel and payload of each PUBLISH that waits to be written.
+    fn published(link: &mut Link<Sent>) -> Vec<(String, Vec<u8>)> {
+        let (mut out, mut decoder) = (Vec::new(), super::super::wire::Decoder::default());
+        decoder
+            .feed(link.output(), |inbound| {
+                let super::super::wire::Inbound::Reply(Ok(redis::Value::Array(parts))) = inbound else {
+                    panic!("commands are arrays")
+                };
+                let [_, redis::Value::BulkString(channel), redis::Value::BulkString(payload)] = &parts[..]
+                else {
+                    panic!("PUBLISH has two arguments: {parts:?}")
+                };
+                out.push((String::from_utf8(channel.clone()).unwrap(), payload.clone()));
+            })
+            .unwrap();
+        link.wrote(link.output().len());
+        out
+    }
+
+    #[test]
+    fn events_of_one_channel_share_a_batch_in_order() {
+        let now = Instant::now();
+        let (mut publisher, mut link) = (publisher(), up(now));
+        assert_eq!(publisher.due(), None);
+        add(&mut publisher, room("a"), "1", now);
+        add(&mut publisher, Target::Global, "g", now);
+        add(&mut publisher, room("a"), "2", now + AGE / 2);
+        assert_eq!(publisher.due(), Some(now + AGE));
+        publisher.flush(&mut link, now);
+        let sent = published(&mut link);
+        assert_eq!(sent.iter().map(|(c, _)| c.as_str()).collect::<Vec<_>>(), ["t:rooms:a", "t:global"]);
+        let records = parse_records(&sent[0].1[HEADER_BYTES..]).unwrap();
+        assert_eq!(records, [Record::Event("1"), Record::Event("2")]);
+        assert_eq!((publisher.due(), link.awaited()), (None, 2));
+    }
+
+    #[test]
+    fn size_sends_before_the_time() {
+        let now = Instant::now();
+        let mut publisher = publisher();
+        add(&mut publisher, room("a"), "x", now);
+        assert!(!publisher.is_full());
+        let long: &'static str = "y".repeat(1_000).leak();
+        add(&mut publisher, room("b"), long, now);
+        assert!(publisher.is_full());
+    }
+
+    #[test]
+    fn numbers_rise_per_room_also_for_what_was_dropped() {
+        let now = Instant::now();
+        let (mut publisher, mut link) = (publisher(), up(now));
+        let mut sequences = Vec::new();
+        for step in 0..4 {
+            add(&mut publisher, room("a"), "1", now);
+            if step == 2 {
+                publisher.flush(&mut down(now), now);
+            } else {
+                publisher.flush(&mut link, now);
+                let sent = published(&mut link);
+                sequences.push(parse_header(&sent[0].1).unwrap().sequence);
+            }
+        }
+        assert_eq!(sequences, [Sequence::Begins(1), Sequence::Follows(2), Sequence::Follows(4)]);
+        assert_eq!(publisher.cells.publications_dropped.get(), 1);
+    }
+
+    #[test]
+    fn rooms_that_missed_something_are_told_when_the_link_is_back() {
+        let now = Instant::now();
+        let (mut publisher, mut link) = (publisher(), up(now));
+        add(&mut publisher, room("unanswered"), "1", now);
+        publisher.flush(&mut link, now);
+        publisher.link_lost(link.lost(now));
+        add(&mut publisher, room("dropped"), "1", now);
+        publisher.flush(&mut link, now);
+        connect(&mut link, now);
+        publisher.link_up(&mut link, now);
+        let mut sent = published(&mut link);
+        sent.sort();
+        assert_eq!(
+            sent.iter().map(|(c, _)| c.as_str()).collect::<Vec<_>>(),
+            ["t:rooms:dropped", "t:rooms:unanswered"]
+        );
+        for (_, batch) in &sent {
+            assert_eq!(parse_records(&batch[HEADER_BYTES..]).unwrap(), [Record::Resync]);
+            assert_eq!(parse_header(batch).unwrap().sequence, Sequence::Begins(2));
+        }
+        publisher.link_up(&mut link, now);
+        assert!(published(&mut link).is_empty(), "told once");
+    }
+
+    #[test]
+    fn unused_numberings_are_forgotten() {
+        let now = Instant::now();
+        let (mut publisher, mut link) = (publisher(), up(now));
+        add(&mut publisher, room("a"), "1", now);
+        publisher.flush(&mut link, now);
+        publisher.flush(&mut link, now + NUMBERING_KEPT);
+        assert!(publisher.numbering.is_empty());
+    }
+}
