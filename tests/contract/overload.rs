@@ -120,7 +120,7 @@ fn a_flood_of_messages_does_not_stop_others() {
 
 #[test]
 fn a_flood_without_a_reader_is_bounded_and_does_not_stop_others() {
-    let server = Server::start(&[("OUTBOX_BYTES", "65536")]);
+    let server = Server::start(&[("OUTBOX_BYTES", "262144")]);
     while_a_healthy_pair_plays(&server, || {
         let mut flood = RawSocket::over(small_stream(server.port));
         flood.send(crate::harness::raw::UPGRADE.as_bytes());

@@ -134,7 +134,8 @@ fn lengths_that_are_not_minimal_or_too_long_are_refused() {
 fn a_binary_message_closes_with_1003() {
     let server = Server::start(&[]);
     assert_closes(&server, "binary", &raw::frame(FIN | BINARY, b"{\"type\":\"ping\"}"), 1003);
-    assert_closes(&server, "a binary fragment", &raw::frame(BINARY, b"x"), 1003);
+    let fragments = [raw::frame(BINARY, b"x"), raw::frame(FIN | CONTINUATION, b"y")].concat();
+    assert_closes(&server, "binary in fragments", &fragments, 1003);
 }
 
 #[test]
