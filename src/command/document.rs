@@ -11,8 +11,8 @@ use crate::limits;
 /// larger ones by a hash set with random keys, so that no choice of names makes the search slow.
 const PAIRWISE_KEYS: usize = 16;
 
-/// Memory for reading JSON, used again for every message of a shard. Holds about 40 bytes per byte
-/// of the largest message so far.
+/// Memory for reading JSON, used again for every message of a shard. Holds up to
+/// about 30 bytes per byte of the largest message so far.
 pub struct Scratch {
     /// A copy of the text, in which the parser replaces escapes.
     text: Vec<u8>,

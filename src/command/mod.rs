@@ -1,4 +1,4 @@
-//! Messages become meaning, and meaning becomes messages.
+//! Messages become meaning, and meaning becomes messages: the client protocol's JSON.
 pub mod authorize;
 pub mod decode;
 mod document;

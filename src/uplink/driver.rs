@@ -107,8 +107,7 @@ pub fn start(
     let publisher = Publisher::new(Channels::new(&settings.prefix), origin, batching, cells)?;
 
     let stop = Arc::new(AtomicBool::new(false));
-    let pair =
-        Arc::new(Pair { up: AtomicBool::new(false), losses: AtomicU64::new(0), waker: Arc::clone(&waker) });
+    let pair = Arc::new(Pair::default());
     let (ending, ended) = crossbeam_channel::bounded(0);
     let ingress = IngressThread {
         settings: settings.clone(),
@@ -127,6 +126,8 @@ pub fn start(
         link: link(settings, instance, "publisher", now)?,
         publications,
         pair,
+        wanted: 0,
+        waker: Arc::clone(&waker),
         stop: Arc::clone(&stop),
         load,
         heartbeat_at: now,
@@ -193,28 +194,37 @@ impl UplinkHandle {
     }
 }
 
-/// The publisher's connection, as the ingress sees it.
+/// What the two threads know of each other's connections. Neither is of use alone: without the ingress
+/// the shards count the link as down, without the publisher other instances miss messages. So when one
+/// loses its connection, the other one drops its own, and the shards hear of one loss and one return.
+#[derive(Default)]
 struct Pair {
-    up: AtomicBool,
-    losses: AtomicU64,
-    waker: Arc<Waker>,
+    publisher_up: AtomicBool,
+    publisher_losses: AtomicU64,
+    /// Raised by the ingress when it has lost its connection: the publisher must make a new one too.
+    wanted: AtomicU64,
+    /// The value of `wanted` that the publisher's present connection answers to.
+    served: AtomicU64,
 }
 
 impl Pair {
-    fn is_up(&self) {
-        self.up.store(true, SeqCst);
-        self.waker.wake();
+    /// The publisher's connection is up and was made after `wanted` had this value.
+    fn publisher_up(&self, wanted: u64) {
+        self.served.store(wanted, SeqCst);
+        self.publisher_up.store(true, SeqCst);
     }
 
-    fn is_lost(&self) {
-        if self.up.swap(false, SeqCst) {
-            self.losses.fetch_add(1, SeqCst);
+    /// The publisher's connection was lost, if there was one.
+    fn publisher_lost(&self) {
+        if self.publisher_up.swap(false, SeqCst) {
+            self.publisher_losses.fetch_add(1, SeqCst);
         }
-        self.waker.wake();
     }
 
-    fn look(&self) -> PublisherLink {
-        PublisherLink { up: self.up.load(SeqCst), losses: self.losses.load(SeqCst) }
+    fn publisher(&self) -> PublisherLink {
+        let losses = self.publisher_losses.load(SeqCst);
+        let current = self.served.load(SeqCst) == self.wanted.load(SeqCst);
+        PublisherLink { losses, up: current && self.publisher_up.load(SeqCst) }
     }
 }
 
@@ -252,6 +262,9 @@ impl IngressThread {
             if let Err(error) = self.turn(&mut stream, &mut buffer, &mut events) {
                 stream = None;
                 events.clear();
+                if !matches!(error, LinkError::OtherConnection) {
+                    self.pair.wanted.fetch_add(1, SeqCst);
+                }
                 self.ingress.lost(&error, Instant::now());
             }
             let waits = self.ingress.flush();
@@ -295,7 +308,7 @@ impl IngressThread {
         if self.stop.load(SeqCst) {
             ingress.leave(now);
         }
-        ingress.tick(self.pair.look(), now)?;
+        ingress.tick(self.pair.publisher(), now)?;
         if let Some(stream) = stream {
             socket::write(stream, ingress.link())?;
         }
@@ -330,6 +343,10 @@ struct PublisherThread<L> {
     link: Link<Sent>,
     publications: Receiver<Publication>,
     pair: Arc<Pair>,
+    /// The value of [`Pair::wanted`] that was seen last.
+    wanted: u64,
+    /// Wakes the ingress when the connection changes.
+    waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
     load: L,
     heartbeat_at: Instant,
@@ -363,7 +380,8 @@ impl<L: Fn() -> Load> PublisherThread<L> {
             *stream = None;
             let unanswered = self.link.lost(Instant::now());
             self.publisher.link_lost(unanswered);
-            self.pair.is_lost();
+            self.pair.publisher_lost();
+            self.waker.wake();
         }
     }
 
@@ -397,6 +415,13 @@ impl<L: Fn() -> Load> PublisherThread<L> {
     }
 
     fn turn(&mut self, stream: &mut Option<TcpStream>, buffer: &mut [u8]) -> Result<(), LinkError> {
+        let wanted = self.pair.wanted.load(SeqCst);
+        if wanted != self.wanted {
+            self.wanted = wanted;
+            if self.link.is_up() {
+                return Err(LinkError::OtherConnection);
+            }
+        }
         if self.link.connect_due(Instant::now()) {
             *stream = Some(connect(&self.settings)?);
             self.link.connected(Instant::now());
@@ -436,7 +461,8 @@ impl<L: Fn() -> Load> PublisherThread<L> {
                 Event::Up => {
                     self.publisher.link_up(&mut self.link, Instant::now());
                     self.heartbeat_at = Instant::now();
-                    self.pair.is_up();
+                    self.pair.publisher_up(self.wanted);
+                    self.waker.wake();
                 }
                 Event::Reply(_, Err(error)) => {
                     return Err(LinkError::Refused { step: "PUBLISH", error: words(&error) });

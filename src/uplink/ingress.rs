@@ -45,10 +45,10 @@ pub enum Expect {
 /// The publisher's connection, as the ingress needs to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublisherLink {
-    /// Whether it is up.
-    pub up: bool,
     /// How often it was lost.
     pub losses: u64,
+    /// Whether it is up, looked at after `losses`: a loss in between is then seen as one.
+    pub up: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,10 +154,15 @@ impl Ingress {
     /// When [`Ingress::tick`] is due next.
     pub fn deadline(&self) -> Instant {
         let deadline = self.link.deadline();
-        if matches!(self.stage, Stage::Down | Stage::Registering | Stage::Leaving | Stage::Left) {
+        if self.is_unregistered() {
             return deadline;
         }
         deadline.min(self.timers.register).min(self.timers.reap).min(self.timers.renew)
+    }
+
+    /// Whether the instance is not in Redis, as far as it knows, or is just going.
+    fn is_unregistered(&self) -> bool {
+        matches!(self.stage, Stage::Down | Stage::Registering | Stage::Leaving | Stage::Left)
     }
 
     /// Moves what waits into the shards' queues. True when something still waits.
@@ -219,16 +224,21 @@ impl Ingress {
     /// When the connection is of no more use: the driver closes it and calls [`Ingress::lost`].
     pub fn tick(&mut self, publisher: PublisherLink, now: Instant) -> Result<(), LinkError> {
         self.link.tick(now)?;
-        if publisher.losses != self.publisher_losses {
-            self.publisher_losses = publisher.losses;
-            if self.stage != Stage::Down {
-                return Err(LinkError::Other("the publisher's connection was lost"));
+        match self.stage {
+            Stage::Alone if publisher.up => {
+                self.publisher_losses = publisher.losses;
+                self.begin_restoring();
             }
+            Stage::Restoring { .. } | Stage::Sweeping | Stage::Up
+                if publisher.losses != self.publisher_losses =>
+            {
+                return Err(LinkError::OtherConnection);
+            }
+            _ => {}
         }
-        if self.stage == Stage::Alone && publisher.up {
-            self.begin_restoring();
-        }
-        if matches!(self.stage, Stage::Down | Stage::Registering | Stage::Leaving | Stage::Left) {
+        self.registry.forget_silent(now);
+        self.cells.instances.set(self.registry.alive() as u64);
+        if self.is_unregistered() {
             return Ok(());
         }
         if self.timers.register <= now {
@@ -237,8 +247,6 @@ impl Ingress {
         }
         if self.timers.reap <= now {
             self.timers.reap = now + self.reap_every;
-            self.registry.forget_silent(now);
-            self.cells.instances.set(self.registry.alive() as u64);
             self.call(Call::Reap, now);
         }
         if self.timers.renew <= now {

@@ -46,6 +46,9 @@ pub enum LinkError {
     /// A reply without a command: nothing that follows can be trusted.
     #[error("Redis sent a reply that no command waits for")]
     Unexpected,
+    /// The other of the instance's two connections was lost: both come back together.
+    #[error("the instance's other connection to Redis was lost")]
+    OtherConnection,
     /// A reason that lies outside of this connection.
     #[error("{0}")]
     Other(&'static str),
@@ -255,9 +258,12 @@ impl<T> Link<T> {
     }
 }
 
-/// An error reply in Redis's own words: code and text.
+/// An error reply in Redis's own words: code and text. An old Redis that does not know a command
+/// repeats its arguments, the password among them: those are left out.
 pub fn words(error: &ServerError) -> String {
-    format!("{} {}", error.code(), error.details().unwrap_or_default()).trim_end().to_owned()
+    let details = error.details().unwrap_or_default();
+    let details = details.split(", with args").next().unwrap_or_default();
+    format!("{} {details}", error.code()).trim_end().to_owned()
 }
 
 /// Exponential waits with jitter: a random part of the upper half, so instances spread.
@@ -323,6 +329,17 @@ mod tests {
         let refusal = b"-WRONGPASS invalid username-password pair\r\n";
         let error = link.receive(refusal, now, &mut Vec::new()).unwrap_err().to_string();
         assert!(error.contains("HELLO") && error.contains("WRONGPASS invalid"), "{error}");
+    }
+
+    #[test]
+    fn an_old_redis_does_not_make_the_password_public() {
+        let now = Instant::now();
+        let mut link = link(now);
+        link.connected(now);
+        let refusal =
+            b"-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `secret`\r\n";
+        let error = link.receive(refusal, now, &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("unknown command `HELLO`") && !error.contains("secret"), "{error}");
     }
 
     #[test]

@@ -89,6 +89,7 @@ impl Session {
 
     fn register(&mut self, caller: &Caller) -> Result<Result<(), UplinkError>, LinkError> {
         let mut last_age = Duration::ZERO;
+        let mut waiting = false;
         loop {
             let answer = self.call(caller, &Call::Register { first: true })?;
             match presence::decode_registered(answer) {
@@ -98,7 +99,14 @@ impl Session {
                 Some(Registered::Held { age, .. }) if age < last_age => {
                     return Ok(Err(UplinkError::NameTaken));
                 }
-                Some(Registered::Held { age, .. }) => {
+                Some(Registered::Held { age, grace }) => {
+                    if !std::mem::replace(&mut waiting, true) {
+                        let left = grace.saturating_sub(age);
+                        tracing::info!(
+                            ?left,
+                            "this INSTANCE_ID was in use just now: waiting whether it still is"
+                        );
+                    }
                     last_age = age;
                     std::thread::sleep(HELD_LOOKS);
                 }

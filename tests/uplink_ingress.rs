@@ -1,0 +1,139 @@
+//! The ingress's logic with a made-up clock and a Redis that says what the test wants.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use tableforge::config::RedisSettings;
+use tableforge::identity::{ConnectionId, InstanceId, RoomId, ShardId, UserId};
+use tableforge::metrics::UplinkCells;
+use tableforge::shard::envelope::{Asker, Envelope, Join, LinkState, Member, UplinkCommand};
+use tableforge::shard::outlet::{Outlet, Waker};
+use tableforge::uplink::batch::Origin;
+use tableforge::uplink::delivery::Delivery;
+use tableforge::uplink::ingress::{Ingress, PublisherLink};
+use tableforge::uplink::link::{Handshake, Link, LinkError};
+
+const BOTH_UP: PublisherLink = PublisherLink { losses: 0, up: true };
+
+fn settings() -> RedisSettings {
+    RedisSettings {
+        host: String::new(),
+        port: 0,
+        username: None,
+        password: None,
+        db: 0,
+        prefix: "t:".into(),
+        timeout: Duration::from_secs(1),
+        batch_age: Duration::ZERO,
+        batch_bytes: 0,
+        batch_compress_bytes: 0,
+        heartbeat_interval: Duration::from_secs(5),
+        cleanup_interval: Duration::from_secs(10),
+        inactive_threshold: Duration::from_secs(20),
+    }
+}
+
+fn ingress(now: Instant) -> (Ingress, Receiver<Envelope>) {
+    let (outlet, shard) = Outlet::new(64, Waker::new().unwrap());
+    let (origin, cells) = (Origin(1), Arc::new(UplinkCells::default()));
+    let delivery = Delivery::new(origin, vec![outlet], Arc::clone(&cells)).unwrap();
+    let handshake = Handshake { username: None, password: None, db: 0, name: "t".into() };
+    let link = Link::new(handshake, Duration::from_secs(1), 1, now);
+    let id = InstanceId::parse("a").unwrap();
+    (Ingress::new(&settings(), (&id, origin), link, delivery, true, cells, now), shard)
+}
+
+/// Redis answers.
+fn hear(ingress: &mut Ingress, bytes: &[u8], now: Instant) -> Result<(), LinkError> {
+    let mut events = Vec::new();
+    ingress.link().receive(bytes, now, &mut events)?;
+    events.into_iter().try_for_each(|event| ingress.event(event, 0, now))
+}
+
+/// What the ingress has said since the last call.
+fn said(ingress: &mut Ingress) -> String {
+    let said = String::from_utf8_lossy(ingress.link().output()).into_owned();
+    let bytes = ingress.link().output().len();
+    ingress.link().wrote(bytes);
+    said
+}
+
+fn register(ingress: &mut Ingress, now: Instant) {
+    ingress.link().connected(now);
+    hear(ingress, b"+OK\r\n+OK\r\n+OK\r\n", now).unwrap();
+    hear(ingress, b">3\r\n+subscribe\r\n+x\r\n:1\r\n>3\r\n+subscribe\r\n+x\r\n:2\r\n", now).unwrap();
+    hear(ingress, b"*2\r\n$3\r\nnew\r\n$1\r\na\r\n", now).unwrap();
+    said(ingress);
+}
+
+fn join(who: &str) -> UplinkCommand {
+    let member = Member { user: UserId::parse(who).unwrap(), name: None, socket: "s".into() };
+    let connection = ConnectionId { shard: ShardId(0), slot: 0, generation: 0 };
+    let asker = Asker { connection, message_id: None };
+    let join = Join { room: RoomId::parse("r").unwrap(), asker, member, want_members: false, again: false };
+    UplinkCommand::Join { join: Box::new(join), enters: true, route: Arc::default() }
+}
+
+#[test]
+fn the_shards_restore_only_when_both_connections_are_up() {
+    let now = Instant::now();
+    let (mut ingress, shard) = ingress(now);
+    register(&mut ingress, now);
+    ingress.tick(PublisherLink { losses: 0, up: false }, now).unwrap();
+    ingress.command(join("early"), now);
+    assert!(!said(&mut ingress).contains("early"));
+    ingress.tick(BOTH_UP, now).unwrap();
+    assert!(matches!(shard.try_recv(), Ok(Envelope::Link(LinkState::Restoring))));
+    let lost = ingress.tick(PublisherLink { losses: 1, up: false }, now).unwrap_err();
+    ingress.lost(&lost, now);
+    assert!(matches!(shard.try_recv(), Ok(Envelope::Link(LinkState::Down))));
+    ingress.lost(&lost, now);
+    assert!(shard.try_recv().is_err(), "told once");
+}
+
+#[test]
+fn a_join_subscribes_in_front_of_the_script_and_is_answered_behind_it() {
+    let now = Instant::now();
+    let (mut ingress, shard) = ingress(now);
+    register(&mut ingress, now);
+    ingress.tick(BOTH_UP, now).unwrap();
+    let _ = (shard.try_recv(), said(&mut ingress));
+    hear(&mut ingress, b"$0\r\n\r\n", now).unwrap();
+    ingress.command(join("alice"), now);
+    ingress.command(join("bob"), now);
+    let said = said(&mut ingress);
+    assert_eq!(said.matches("t:rooms:r").count(), 1, "subscribed once: {said}");
+    assert!(said.find("SUBSCRIBE") < said.find("join"));
+    hear(&mut ingress, b">3\r\n+subscribe\r\n+x\r\n:3\r\n", now).unwrap();
+    assert!(shard.try_recv().is_err(), "the subscription alone is no answer");
+    hear(&mut ingress, b"*2\r\n:1\r\n*0\r\n", now).unwrap();
+    let Ok(Envelope::Joined(joined)) = shard.try_recv() else { panic!("the join is answered") };
+    assert_eq!((joined.member_count, joined.members), (1, None));
+    let refusal = hear(&mut ingress, b"-OOM command not allowed\r\n", now).unwrap_err();
+    assert!(refusal.to_string().contains("OOM"), "{refusal}");
+}
+
+#[test]
+fn heartbeats_and_reaping_come_at_their_times() {
+    let now = Instant::now();
+    let (mut ingress, _shard) = ingress(now);
+    register(&mut ingress, now);
+    ingress.tick(BOTH_UP, now).unwrap();
+    assert!(said(&mut ingress).contains("reap"), "at once: an instance may have died meanwhile");
+    hear(&mut ingress, b"$0\r\n\r\n", now).unwrap();
+    let every = Duration::from_secs(4);
+    assert!(ingress.deadline() <= now + every, "a fifth of the threshold");
+    let mut calls = String::new();
+    for second in 1..=8 {
+        let now = now + Duration::from_secs(second);
+        hear(&mut ingress, b">2\r\n+other\r\n+x\r\n", now).unwrap();
+        while ingress.link().awaited() > 0 {
+            // What the calls are answered does not matter here.
+            let _ = hear(&mut ingress, b"$0\r\n\r\n", now);
+        }
+        ingress.tick(BOTH_UP, now).unwrap();
+        calls += &said(&mut ingress);
+    }
+    assert_eq!((calls.matches("reap").count(), calls.matches("register").count()), (2, 1), "{calls}");
+}
