@@ -1,0 +1,16 @@
+//! The contracts of docs/ over real processes and sockets: clients, HTTP, shards, Redis, a browser.
+//!
+//! One test binary, so that the harness is compiled and linked once. Each module is one subject; a
+//! test's name says what holds.
+
+#[macro_use]
+mod harness;
+
+mod browser;
+mod cluster;
+mod http_interface;
+mod overload;
+mod process;
+mod protocol;
+mod spread;
+mod websocket;

@@ -1,0 +1,12 @@
+//! The client protocol (docs/protocol.md, section by section), with one shard and with four.
+
+mod data;
+mod errors;
+mod greeting;
+mod large_rooms;
+mod limits;
+mod presence;
+mod replies;
+mod rooms;
+mod tokens;
+mod users;
