@@ -21,7 +21,8 @@ fn small_stream(port: u16) -> TcpStream {
     socket.into()
 }
 
-/// Two clients in a room of their own that pass a ball to and fro while `others_act` runs, and a hundred times at least.
+/// Two clients in a room of their own that pass a ball to and fro while `others_act` runs, and a
+/// hundred times at least.
 #[track_caller]
 fn while_a_healthy_pair_plays(server: &Server, others_act: impl FnOnce()) {
     let over = AtomicBool::new(false);
