@@ -70,7 +70,8 @@ impl Sources {
                 target.address
             ));
         }
-        let source = |i: usize| Ipv4Addr::new(127, 0, (i / SOURCES_PER_NET) as u8, (i % SOURCES_PER_NET + 1) as u8);
+        let source =
+            |i: usize| Ipv4Addr::new(127, 0, (i / SOURCES_PER_NET) as u8, (i % SOURCES_PER_NET + 1) as u8);
         Ok(Self((0..number).map(source).collect()))
     }
 

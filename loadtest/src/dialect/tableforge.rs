@@ -131,9 +131,7 @@ mod tests {
         let mut data = Vec::new();
         Payload::new(100, 9).write(&STAMP, &mut data);
         let (room, data) = (sent["roomId"].as_str().unwrap(), String::from_utf8(data).unwrap());
-        format!(
-            r#"{{"type":"room_message","roomId":"{room}","senderId":"u","timestamp":5,"data":{data}}}"#
-        )
+        format!(r#"{{"type":"room_message","roomId":"{room}","senderId":"u","timestamp":5,"data":{data}}}"#)
     }
 
     #[test]
