@@ -320,7 +320,8 @@ fn run(seed: u64) {
         }
         // Inside the scope, so that a panic drops the ring and with it what clients wait for.
         let choices = Choices::new(seed * 100 + 99);
-        let mut server = Server { ring, peers: vec![], held: vec![], to_close: vec![], choices, accepted: 0, closed: 0 };
+        let mut server =
+            Server { ring, peers: vec![], held: vec![], to_close: vec![], choices, accepted: 0, closed: 0 };
         server.run(clients_at_work);
         assert_eq!(server.accepted, THREADS * CONNECTIONS);
         assert!(server.peers.len() <= 4 * THREADS * OPEN_AT_ONCE, "{} slots", server.peers.len());

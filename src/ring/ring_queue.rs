@@ -81,7 +81,11 @@ pub struct Ring {
     listener: Option<OwnedFd>,
     accepting: bool,
     wake: Option<OwnedFd>,
+    /// Receives to be submitted again that found no buffer at all.
     starved: Vec<Key>,
+    /// Receives to be submitted again that brought something: they stand behind the starved ones, or
+    /// a client that never stops sending would take all buffers each time.
+    interrupted: Vec<Key>,
     closed: Vec<Key>,
     /// Operations whose last completion has not been reaped.
     in_flight: usize,
@@ -110,6 +114,7 @@ impl Ring {
             accepting: false,
             wake: None,
             starved: Vec::new(),
+            interrupted: Vec::new(),
             closed: Vec::new(),
             in_flight: 0,
         })
@@ -174,6 +179,7 @@ impl Ring {
         }
         let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), buffers::GROUP).build();
         connection.receiving = true;
+        connection.fed = false;
         // SAFETY: the kernel writes into provided buffers only, which live as long as the ring; the
         // socket is closed only after the receive's last completion.
         unsafe { self.submit_operation(entry, Operation::Receive, key) };
@@ -284,7 +290,8 @@ impl Ring {
     }
 
     fn restart_starved(&mut self) {
-        for key in std::mem::take(&mut self.starved) {
+        let starved = std::mem::take(&mut self.starved);
+        for key in starved.into_iter().chain(std::mem::take(&mut self.interrupted)) {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.starved = false;
                 self.receive(key);
@@ -360,10 +367,11 @@ impl Ring {
             filled.into_iter().for_each(|filled| self.buffers.recycle(filled));
             return self.connections.release_if_done(key).then_some(Completion::Closed(key));
         }
+        connection.fed |= result > 0;
         let starved = result == -libc::ENOBUFS;
         if !more && (result > 0 || starved) && !connection.starved {
             connection.starved = true;
-            self.starved.push(key);
+            if connection.fed { self.interrupted.push(key) } else { self.starved.push(key) }
         }
         match filled {
             Some(filled) if result > 0 => Some(Completion::Received(key, filled)),

@@ -99,6 +99,27 @@ fn receiving_goes_on_after_the_buffers_ran_out() {
 }
 
 #[test]
+fn a_client_that_sends_much_does_not_keep_buffers_from_the_others() {
+    let (mut ring, address) = ring(2);
+    let mut clients: Vec<_> = (0..4).map(|_| accepted(&mut ring, address)).collect();
+    // All bytes are in the sockets before the first receive: 2,000 buffers' worth against one.
+    for (place, (client, _)) in clients.iter_mut().enumerate() {
+        client.write_all(&vec![b'x'; if place == 0 { 32_000 } else { 16 }]).unwrap();
+    }
+    let mut quiet: Vec<_> = clients.iter().skip(1).map(|(_, key)| *key).collect();
+    clients.iter().for_each(|(_, key)| ring.receive(*key));
+    let mut buffers_before = 0;
+    turn_until(&mut ring, |ring, completion| {
+        let Completion::Received(key, filled) = completion else { return None };
+        ring.recycle(filled);
+        buffers_before += 1;
+        quiet.retain(|other| *other != key);
+        quiet.is_empty().then_some(())
+    });
+    assert!(buffers_before < 40, "{buffers_before} buffers were filled before everyone had one");
+}
+
+#[test]
 fn a_short_send_is_finished_by_the_kernel() {
     let (mut ring, address) = ring(8);
     let (mut client, key) = accepted(&mut ring, address);
