@@ -264,7 +264,9 @@ impl Ring {
     /// Enters the kernel with all submissions and waits until there are `want` completions or the
     /// time is up.
     pub fn submit_and_wait(&mut self, want: usize, timeout: Duration) {
-        let want = if self.closed.is_empty() { want } else { 0 };
+        // What `close` has finished is there already. `want` stays, because only a call that wants
+        // something has the kernel do its share of the work (IORING_SETUP_DEFER_TASKRUN).
+        let timeout = if self.closed.is_empty() { timeout } else { Duration::ZERO };
         self.enter(want, Some(timeout));
     }
 
@@ -429,17 +431,15 @@ impl Drop for Ring {
         for connection in self.connections.iter_mut() {
             connection.closing = true;
         }
-        let deadline = Duration::from_millis(50);
-        let timeout = Some(Timespec::new().sec(1));
-        // Bounded: an operation that does not end in two seconds never will.
+        // Bounded: an operation that does not end in two seconds (40 times twice 25 ms) never will.
+        let pause = Timespec::new().nsec(25_000_000);
         for _ in 0..40 {
             if self.in_flight == 0 {
                 break;
             }
             let _ = self.uring.submit();
-            let _ = self.uring.submitter().register_sync_cancel(timeout, CancelBuilder::any());
-            let time = Timespec::new().nsec(deadline.subsec_nanos());
-            let _ = self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time));
+            let _ = self.uring.submitter().register_sync_cancel(Some(pause), CancelBuilder::any());
+            let _ = self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&pause));
             let mut finished = Vec::new();
             self.reap(usize::MAX, &mut finished);
             for completion in finished {

@@ -213,10 +213,39 @@ fn an_eventfd_wakes_the_ring_each_time() {
 #[test]
 fn a_ring_dropped_with_everything_in_flight_stops_first() {
     let (mut ring, address) = ring(8);
-    let (client, key) = accepted(&mut ring, address);
-    ring.receive(key);
-    ring.send(key, batch(vec![Segment::Copied(vec![7; 32 << 20])])).unwrap();
+    let waker = crate::shard::outlet::Waker::new().unwrap();
+    ring.watch(waker.eventfd()).unwrap();
+    let mut clients: Vec<_> = (0..20).map(|_| accepted(&mut ring, address)).collect();
+    for (client, key) in &mut clients {
+        ring.receive(*key);
+        ring.send(*key, batch(vec![Segment::Copied(vec![7; 16 << 20])])).unwrap();
+        client.write_all(&[b'x'; 100]).unwrap();
+    }
     ring.submit();
     drop(ring);
-    drop(client);
+    for (mut client, _) in clients {
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let outcome = std::io::copy(&mut client, &mut std::io::sink());
+        let ended = match &outcome {
+            Ok(bytes) => *bytes < 16 << 20,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        };
+        assert!(ended, "the socket outlived its ring: {outcome:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "the buffer belongs to another ring")]
+fn a_token_that_outlives_its_ring_opens_nothing() {
+    let (mut first, address) = ring(8);
+    let (mut client, key) = accepted(&mut first, address);
+    first.receive(key);
+    client.write_all(b"x").unwrap();
+    let mut filled = turn_until(&mut first, |_, completion| match completion {
+        Completion::Received(_, filled) => Some(filled),
+        _ => None,
+    });
+    drop(first);
+    let (mut second, _) = ring(8);
+    second.bytes_mut(&mut filled);
 }
