@@ -63,30 +63,32 @@ impl Shard {
         }
     }
 
-    /// The client has finished sending, or the connection broke.
+    /// The client has finished sending, or the connection broke. What waits is still sent: a client that
+    /// closes only its own end reads on (RFC 9112, section 9.6), and with a broken one the send fails.
     pub fn handle_ended(&mut self, from: Key, now: Now) {
         if let Some(session) = self.session(from.slot) {
             let id = session.id;
             self.forget(id);
-            if let Some(session) = self.session(id.slot) {
-                session.enter(Phase::Gone, now);
+            if self.outboxes.is_empty(id.slot) {
+                self.drop_connection(id, now);
+            } else if let Some(session) = self.session(id.slot) {
+                session.ended = true;
+                session.enter(Phase::Finishing, now);
+                self.outboxes.shut(id.slot);
             }
-            self.outboxes.shut(id.slot);
-            self.outboxes.discard(id.slot);
-            self.actions.push(Action::Close(key(id)));
         }
         self.step_local(now);
     }
 
     /// A send is over; the outbox has been told.
     pub fn handle_sent(&mut self, to: Key, intact: bool, now: Now) {
-        if !intact {
-            return self.handle_ended(to, now);
-        }
-        if let Some(session) = self.session(to.slot)
-            && session.phase == Phase::Finishing
-            && self.outboxes.is_empty(to.slot)
-        {
+        let Some(session) = self.session(to.slot) else { return };
+        let (id, finishing, ended) = (session.id, session.phase == Phase::Finishing, session.ended);
+        if !intact || (finishing && ended && self.outboxes.is_empty(to.slot)) {
+            self.forget(id);
+            self.drop_connection(id, now);
+            self.step_local(now);
+        } else if finishing && self.outboxes.is_empty(to.slot) {
             self.actions.push(Action::FinishSending(to));
         }
     }

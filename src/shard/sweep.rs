@@ -123,8 +123,8 @@ impl Shard {
         }
     }
 
-    /// The peer does not do its part of closing.
-    fn drop_connection(&mut self, id: ConnectionId, now: Now) {
+    /// Closes the socket, whatever still waits for it.
+    pub(super) fn drop_connection(&mut self, id: ConnectionId, now: Now) {
         if let Some(session) = self.session_of(id) {
             session.enter(Phase::Gone, now);
             self.outboxes.shut(id.slot);
