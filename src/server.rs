@@ -199,7 +199,8 @@ impl Uplink {
         UplinkPort {
             commands: Outlet::to(self.commands.clone(), self.waker.clone()),
             publications: self.publications.clone(),
-            state: LinkState::Down,
+            state: LinkState::Restoring,
+            settled: false,
         }
     }
 }

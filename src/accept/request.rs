@@ -25,6 +25,10 @@ pub struct Request<'a> {
     headers: Vec<(&'a str, &'a [u8])>,
 }
 
+/// A header that says nothing certain: it is there more than once, or is not text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ambiguous;
+
 /// An HTTP status that refuses a request, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -47,14 +51,14 @@ impl<'a> Request<'a> {
     /// The only value of a header.
     ///
     /// # Errors
-    /// `Err(())` when the header is there more than once or is not text.
-    pub fn one(&self, name: &str) -> Result<Option<&'a str>, ()> {
+    /// When the header is there more than once or is not text.
+    pub fn one(&self, name: &str) -> Result<Option<&'a str>, Ambiguous> {
         let mut values = self.all(name);
         let first = values.next();
         if values.next().is_some() {
-            return Err(());
+            return Err(Ambiguous);
         }
-        first.map(|value| std::str::from_utf8(value).map(str::trim).map_err(|_| ())).transpose()
+        first.map(|value| std::str::from_utf8(value).map(str::trim).map_err(|_| Ambiguous)).transpose()
     }
 
     /// Whether one of the header's comma-separated values is `token`, in any case.
@@ -165,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_doubled_header_is_noticed() {
-        assert_eq!(request(b"GET / HTTP/1.1\r\nHost: x\r\nhost: y\r\n\r\n").one("Host"), Err(()));
+        assert_eq!(request(b"GET / HTTP/1.1\r\nHost: x\r\nhost: y\r\n\r\n").one("Host"), Err(Ambiguous));
     }
 
     #[test]

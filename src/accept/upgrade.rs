@@ -2,7 +2,7 @@
 
 use tungstenite::handshake::derive_accept_key;
 
-use super::request::{Refusal, Request};
+use super::request::{Ambiguous, Refusal, Request};
 
 /// A request that may become a WebSocket.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ fn check_origin(request: &Request<'_>, allowed: &[String]) -> Result<(), Refusal
 fn token(request: &Request<'_>) -> Result<Option<String>, Refusal> {
     let header = request
         .one("authorization")
-        .map_err(|()| Refusal::new(BAD, "at most one Authorization header is allowed"))?;
+        .map_err(|Ambiguous| Refusal::new(BAD, "at most one Authorization header is allowed"))?;
     let Some(value) = header else { return Ok(request.query_parameter("token")) };
     match value.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim().to_owned())),

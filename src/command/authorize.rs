@@ -20,8 +20,8 @@ pub struct Identity {
     pub user: UserId,
     /// The display name, if the token had one.
     pub name: Option<Arc<str>>,
-    /// When the token expires, in seconds since 1970; `None` for an anonymous user. The connection
-    /// may stay until then plus the configured leeway.
+    /// When the connection ends unless the token is renewed, in seconds since 1970: the token's `exp`,
+    /// or the end of the leeway if that had passed already. `None` for an anonymous user.
     pub expires_at: Option<u64>,
     permissions: Permissions,
     rooms: Rooms,
@@ -215,7 +215,8 @@ impl TokenVerifier {
         {
             return Err(TokenError::NotYetValid);
         }
-        Ok(exp)
+        // A token accepted only for the leeway's sake would otherwise end at once.
+        Ok(if exp > now { exp } else { exp.saturating_add(self.leeway_seconds) })
     }
 
     fn check_parties(&self, claims: &Claims) -> Result<(), TokenError> {

@@ -115,14 +115,14 @@ impl Ring {
         })
     }
 
-    /// Listens on `address`, shared with the other shards; returns the address bound.
+    /// Listens on `address`, shared with the other shards; returns the address bound. Clients wait
+    /// until [`Ring::accept`] is called.
     ///
     /// # Errors
     /// As bind(2) and listen(2).
     pub fn listen(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
         let (socket, bound) = listener::listen(address)?;
         self.listener = Some(socket);
-        self.accept();
         Ok(bound)
     }
 

@@ -12,6 +12,7 @@ fn ring(buffers: u16) -> (Ring, SocketAddr) {
     let settings = RingSettings { submissions: 8, completions: 64, buffers, buffer_bytes: 16 };
     let mut ring = Ring::new(settings).expect("io_uring with DEFER_TASKRUN");
     let address = ring.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    ring.accept();
     (ring, address)
 }
 
@@ -67,7 +68,10 @@ fn bytes_arrive_and_segments_leave_in_order() {
     let parts = vec![Segment::Shared(Bytes::from_static(b"one ")), Segment::Copied(b"two".to_vec())];
     ring.send(key, batch(parts)).unwrap();
     turn_until(&mut ring, |_, completion| match completion {
-        Completion::Sent(_, batch, outcome) => Some(assert_eq!((batch.bytes(), outcome.is_ok()), (7, true))),
+        Completion::Sent(_, batch, outcome) => {
+            assert_eq!((batch.bytes(), outcome.is_ok()), (7, true));
+            Some(())
+        }
         _ => None,
     });
     let mut answer = [0; 7];
@@ -112,7 +116,10 @@ fn a_short_send_is_finished_by_the_kernel() {
         all.iter().all(|byte| *byte == 7)
     });
     turn_until(&mut ring, |_, completion| match completion {
-        Completion::Sent(_, _, outcome) => Some(outcome.unwrap()),
+        Completion::Sent(_, _, outcome) => {
+            outcome.unwrap();
+            Some(())
+        }
         _ => None,
     });
     assert!(reader.join().unwrap());
@@ -128,7 +135,10 @@ fn closing_with_operations_in_flight_waits_for_them_and_says_nothing_else() {
     client.write_all(b"too late").unwrap();
     ring.close(key);
     turn_until(&mut ring, |_, completion| match completion {
-        Completion::Closed(closed) => Some(assert_eq!(closed, key)),
+        Completion::Closed(closed) => {
+            assert_eq!(closed, key);
+            Some(())
+        }
         Completion::Received(..) | Completion::Sent(..) | Completion::Ended(..) => {
             panic!("{completion:?} after close")
         }
@@ -161,12 +171,18 @@ fn the_end_of_a_peer_is_reported_once() {
     ring.receive(key);
     drop(client);
     turn_until(&mut ring, |_, completion| match completion {
-        Completion::Ended(ended, _) => Some(assert_eq!(ended, key)),
+        Completion::Ended(ended, _) => {
+            assert_eq!(ended, key);
+            Some(())
+        }
         _ => None,
     });
     ring.close(key);
     turn_until(&mut ring, |_, completion| match completion {
-        Completion::Closed(closed) => Some(assert_eq!(closed, key)),
+        Completion::Closed(closed) => {
+            assert_eq!(closed, key);
+            Some(())
+        }
         Completion::Ended(..) => panic!("a second end"),
         _ => None,
     });

@@ -32,6 +32,8 @@ pub struct Outboxes {
     boxes: Vec<Outbox>,
     dirty: Vec<u32>,
     overflowed: Vec<u32>,
+    /// Boxed, because the ring keeps a batch where it is while the kernel reads it.
+    #[expect(clippy::vec_box)]
     batches: Vec<Box<SendBatch>>,
     chunks: Vec<Vec<u8>>,
     limit: usize,

@@ -40,7 +40,9 @@ pub struct Driver {
     completions: Vec<Completion>,
     next_tick_ms: u64,
     draining: bool,
-    accept_stopped: bool,
+    accepting: bool,
+    /// When accepting may start again after it stopped.
+    accept_at_ms: u64,
 }
 
 /// What a driver needs from its surroundings.
@@ -82,7 +84,8 @@ impl Driver {
             completions: Vec::new(),
             next_tick_ms: 0,
             draining: false,
-            accept_stopped: false,
+            accepting: false,
+            accept_at_ms: 0,
         };
         Ok((driver, bound))
     }
@@ -140,7 +143,8 @@ impl Driver {
             Completion::Accepted(key) => self.shard.handle_accepted(key, now),
             Completion::AcceptStopped(error) => {
                 tracing::warn!(%error, "accepting is paused: raise the limit of open files if this persists");
-                self.accept_stopped = true;
+                self.accepting = false;
+                self.accept_at_ms = now.since_start_ms + TICK_MS;
             }
             Completion::Received(key, mut filled) => {
                 let (shard, ring) = (&mut self.shard, &mut self.ring);
@@ -187,9 +191,14 @@ impl Driver {
         if now.since_start_ms >= self.next_tick_ms {
             self.next_tick_ms = now.since_start_ms + TICK_MS;
             self.shard.handle_tick(now);
-            if std::mem::take(&mut self.accept_stopped) {
-                self.ring.accept();
-            }
+        }
+        if !self.accepting
+            && !self.draining
+            && self.shard.is_settled()
+            && now.since_start_ms >= self.accept_at_ms
+        {
+            self.accepting = true;
+            self.ring.accept();
         }
     }
 

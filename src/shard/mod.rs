@@ -72,6 +72,9 @@ pub struct UplinkPort {
     pub publications: Sender<Publication>,
     /// The link as this shard was last told.
     pub state: LinkState,
+    /// Whether the link has been up or is known to be down. Until then no client is accepted: it could
+    /// neither be promised that a room's messages reach it nor told that they may not.
+    pub settled: bool,
 }
 
 /// Everything that one core owns.
@@ -150,6 +153,11 @@ impl Shard {
     /// Whether other instances can be reached, or are about to be.
     fn is_linked(&self) -> bool {
         self.uplink.as_ref().is_some_and(|uplink| uplink.state != LinkState::Down)
+    }
+
+    /// Whether clients may be accepted.
+    pub fn is_settled(&self) -> bool {
+        self.uplink.as_ref().is_none_or(|uplink| uplink.settled)
     }
 
     /// What waits to be sent.

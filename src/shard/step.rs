@@ -137,6 +137,7 @@ impl Shard {
     fn link_changed(&mut self, state: LinkState) {
         let Some(uplink) = &mut self.uplink else { return };
         let before = std::mem::replace(&mut uplink.state, state);
+        uplink.settled |= state != LinkState::Restoring;
         match state {
             LinkState::Down if before != LinkState::Down => {
                 self.deliver_to_everyone(&event::cluster_status(ClusterStatus::Degraded));

@@ -36,8 +36,11 @@ const BATCHES_UNANSWERED: usize = 1_024;
 /// Bytes that wait for Redis above which the publisher waits too.
 const OUTPUT_BYTES: usize = 4 << 20;
 
-/// Commands that the ingress takes, and reads from its socket, before it looks at the rest.
-const PER_TURN: usize = 256;
+/// Commands that the ingress takes before it looks at its socket again.
+const COMMANDS_PER_TURN: usize = 256;
+
+/// Reads from the socket after which the ingress wakes the shards for what it has delivered.
+const READS_PER_TURN: usize = 4;
 
 /// Longest time that stopping takes; a Redis that does not answer must not hold up the exit.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -286,7 +289,7 @@ impl IngressThread {
             ingress.link().connected(Instant::now());
         }
         if let Some(stream) = stream {
-            for _ in 0..PER_TURN {
+            for _ in 0..READS_PER_TURN {
                 let now = Instant::now();
                 if !socket::read(stream, ingress.link(), buffer, events, now)? {
                     break;
@@ -298,7 +301,7 @@ impl IngressThread {
             }
         }
         let now = Instant::now();
-        for _ in 0..PER_TURN {
+        for _ in 0..COMMANDS_PER_TURN {
             if !ingress.takes_commands() {
                 break;
             }
@@ -376,7 +379,11 @@ impl<L: Fn() -> Load> PublisherThread<L> {
 
     fn note(&mut self, stream: &mut Option<TcpStream>, outcome: Result<(), LinkError>) {
         if let Err(error) = outcome {
-            tracing::debug!(%error, "the publisher has no connection to Redis");
+            if self.link.is_up() {
+                tracing::warn!(%error, "the publisher's connection to Redis is lost");
+            } else {
+                tracing::debug!(%error, "the publisher still has no connection to Redis");
+            }
             *stream = None;
             let unanswered = self.link.lost(Instant::now());
             self.publisher.link_lost(unanswered);

@@ -12,7 +12,7 @@ use redis::{ServerError, Value, cmd};
 use super::batch::{self, Header, Origin, Sequence};
 use super::channel::{Channel, Channels};
 use super::delivery::{Delivery, reason};
-use super::link::{Event, Link, LinkError, words};
+use super::link::{BACKOFF_LONGEST, Event, Link, LinkError, words};
 use super::presence::{self, Call, Caller, KEY_TTL, Registered};
 use super::registry::Registry;
 use super::script_queue::{Outgoing, ScriptQueue};
@@ -92,6 +92,7 @@ pub struct Ingress {
     stage: Stage,
     timers: Timers,
     heartbeat: Duration,
+    threshold: Duration,
     reap_every: Duration,
     /// Whether this process has been registered before.
     registered: bool,
@@ -127,6 +128,7 @@ impl Ingress {
             stage: Stage::Down,
             timers: Timers { register: now, reap: now, renew: now },
             heartbeat: *heartbeat_interval,
+            threshold: *inactive_threshold,
             reap_every: (*cleanup_interval).min(*inactive_threshold / REAPS_PER_THRESHOLD),
             registered: reached,
             missed: !reached,
@@ -409,8 +411,10 @@ impl Ingress {
             return;
         }
         self.stage = Stage::Registering;
-        self.timers =
-            Timers { register: now + self.heartbeat, reap: now, renew: now + KEY_TTL / RENEWALS_PER_TTL };
+        // When Redis itself was away, all instances look silent: first they get the time to come back.
+        let reap = now + self.reap_every.max(BACKOFF_LONGEST.min(self.threshold));
+        let renew = now + KEY_TTL / RENEWALS_PER_TTL;
+        self.timers = Timers { register: now + self.heartbeat, reap, renew };
         self.subscribe(Channel::Instances, None, now);
         self.subscribe(Channel::Global, None, now);
         self.call(Call::Register { first: !self.registered }, now);

@@ -11,7 +11,7 @@ use super::wire::{Decoder, Inbound, WireError};
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 
 /// Longest wait between attempts: many instances must not hammer a Redis that is coming up.
-const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
+pub const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
 
 /// What a connection says first.
 #[derive(Clone, Debug)]

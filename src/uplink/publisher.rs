@@ -13,8 +13,8 @@ use crate::identity::RoomId;
 use crate::metrics::UplinkCells;
 use crate::shard::envelope::{Publication, Target};
 
-/// Time after which an unused room's numbering is forgotten. A batch lost before is then noticed by
-/// the 10 s check of idle rooms or not at all, so this is far longer than any client's patience.
+/// Time after which an unused room's numbering is forgotten. That the last batch before it was lost is
+/// then never noticed, so this is far longer than any conversation pauses.
 const NUMBERING_KEPT: Duration = Duration::from_secs(600);
 
 /// Rooms that are remembered as having missed something, to be told once the link is back. Beyond it

@@ -257,7 +257,7 @@ fn losing_either_connection_brings_both_back() {
 fn a_redis_that_hangs_counts_as_lost() {
     let redis = Redis::start();
     let mut impatient = settings(redis.port);
-    impatient.timeout = Duration::from_millis(300);
+    impatient.timeout = Duration::from_secs(1);
     let a = Instance::up("a", &impatient);
     redis.signal("STOP");
     a.expect_link(LinkState::Down);
@@ -284,7 +284,7 @@ fn a_redis_that_comes_later_is_found() {
 fn a_silent_instance_is_removed_and_each_member_leaves_once() {
     let redis = Redis::start();
     let mut watching = settings(redis.port);
-    watching.inactive_threshold = Duration::from_millis(1_500);
+    watching.inactive_threshold = Duration::from_secs(3);
     let mut silent = settings(redis.port);
     silent.heartbeat_interval = Duration::from_secs(3_600);
     silent.cleanup_interval = Duration::from_secs(3_600);
@@ -353,8 +353,10 @@ fn script_flush_is_invisible() {
 #[test]
 fn a_second_process_with_the_same_name_is_refused() {
     let redis = Redis::start();
-    let _a = Instance::up("same", &settings(redis.port));
-    let error = Instance::try_start("same", &settings(redis.port), 64).err().expect("the name is taken");
+    let mut settings = settings(redis.port);
+    settings.heartbeat_interval = Duration::from_secs(1);
+    let _a = Instance::up("same", &settings);
+    let error = Instance::try_start("same", &settings, 64).err().expect("the name is taken");
     assert!(error.to_string().contains("INSTANCE_ID"), "{error}");
 }
 

@@ -6,6 +6,7 @@ use super::{pair, wait_for_instances};
 use crate::harness::client::Client;
 use crate::harness::eventually;
 use crate::harness::redis::RedisServer;
+use crate::harness::server::Server;
 use crate::harness::token;
 
 #[test]
@@ -75,6 +76,27 @@ fn an_instance_subscribes_to_a_room_only_while_it_has_members() {
     eventually("a has left the channel", || (redis.subscribers(channel) == 1).then_some(()));
     carol.vanish();
     eventually("b has left the channel", || (redis.subscribers(channel) == 0).then_some(()));
+}
+
+#[test]
+fn an_instance_is_not_ready_before_its_link_to_redis_is_up() {
+    let redis = RedisServer::start();
+    let port = redis.port.to_string();
+    for _ in 0..10 {
+        let server = Server::start(&[("REDIS_HOST", "127.0.0.1"), ("REDIS_PORT", &port)]);
+        let mut client = Client::connect(&server);
+        client.join("r");
+        assert_eq!(
+            redis.subscribers("tableforge:rooms:r"),
+            1,
+            "the first client of a ready instance is subscribed"
+        );
+        let heard = client.drain();
+        assert!(
+            heard.iter().all(|event| event["type"] != "cluster_status"),
+            "nothing has changed: {heard:#?}"
+        );
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -157,11 +157,17 @@ impl RawSocket {
     }
 
     /// Sends `bytes` again and again, and reads nothing, until the server takes no more for a second or
-    /// closes; false if it has taken `limit` bytes before.
-    pub fn is_refused_more_than(&mut self, limit: usize, bytes: &[u8]) -> bool {
+    /// ends the connection; false if it has not within [`DEADLINE`].
+    pub fn is_cut_off_sending(&mut self, bytes: &[u8]) -> bool {
+        let until = Instant::now() + DEADLINE;
         let stream = self.stream.get_mut();
         stream.set_write_timeout(Some(Duration::from_secs(1))).expect("the time is not zero");
-        (0..limit / bytes.len()).any(|_| stream.write_all(bytes).is_err())
+        while Instant::now() < until {
+            if stream.write_all(bytes).is_err() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Waits for the end of the connection, whatever comes before it.

@@ -54,7 +54,11 @@ impl Server {
             ("INACTIVE_THRESHOLD", "2000"),
         ];
         all.extend_from_slice(settings);
-        Self::start(&all)
+        let server = Self::start(&all);
+        eventually("the link to Redis is up", || {
+            (server.get_json("/health")["status"] == "healthy").then_some(())
+        });
+        server
     }
 
     /// Starts one on `port`.
