@@ -9,9 +9,10 @@ use smallvec::SmallVec;
 
 use super::batch::{self, BatchError, Header, Origin, Record, Sequence, Unpacker};
 use super::channel::Channel;
-use super::foreign::{self, Audience};
-use super::frame::{Frames, frame};
 use super::presence::decode_member;
+use crate::codec::frame;
+use crate::command::decode::{Scratch, decode_publication};
+use crate::command::event::{self, RoomMessage};
 use crate::identity::{RoomId, ShardId, UserId};
 use crate::metrics::UplinkCells;
 use crate::room::route::RoomRoute;
@@ -29,6 +30,12 @@ const OVERFLOWED_ROOMS: usize = 1_024;
 
 /// Milliseconds between two log lines about garbage: whoever publishes it must not fill the log.
 const GARBAGE_LOG_MS: u64 = 60_000;
+
+/// Bytes of one publication of another program: as large as anyone would want to send to browsers.
+const PAYLOAD_BYTES: usize = 1 << 20;
+
+/// The `senderId` of what no client has sent.
+const SENDER: &str = "server";
 
 /// Reasons of a `room_resync`, as clients are told.
 pub mod reason {
@@ -64,6 +71,7 @@ pub struct Delivery {
     overflows: Vec<Overflow>,
     rooms: HashMap<RoomId, Room>,
     unpacker: Unpacker,
+    scratch: Scratch,
     garbage_logged: u64,
     cells: Arc<UplinkCells>,
 }
@@ -79,8 +87,16 @@ impl Delivery {
         cells: Arc<UplinkCells>,
     ) -> std::io::Result<Self> {
         let overflows = shards.iter().map(|_| Overflow::default()).collect();
-        let (rooms, unpacker) = (HashMap::new(), Unpacker::new()?);
-        Ok(Self { this, shards, overflows, rooms, unpacker, garbage_logged: 0, cells })
+        Ok(Self {
+            this,
+            shards,
+            overflows,
+            rooms: HashMap::new(),
+            unpacker: Unpacker::new()?,
+            scratch: Scratch::default(),
+            garbage_logged: 0,
+            cells,
+        })
     }
 
     /// How many shards there are.
@@ -167,16 +183,13 @@ impl Delivery {
     }
 
     fn deliver_foreign(&mut self, channel: Channel<'_>, payload: &[u8], timestamp: u64) {
-        let audience = match channel {
-            Channel::Room(room) => Audience::Room(room),
-            Channel::User(_) => Audience::User,
-            _ => Audience::Global,
-        };
-        let Some(event) = foreign::event(audience, payload, timestamp) else {
-            return self.garbage(payload, timestamp);
-        };
-        self.cells.foreign_in.add(1);
-        self.frame(channel, frame(&event));
+        match foreign_frame(channel, payload, timestamp, &mut self.scratch) {
+            Some(frame) => {
+                self.cells.foreign_in.add(1);
+                self.frame(channel, frame);
+            }
+            None => self.garbage(payload, timestamp),
+        }
     }
 
     fn deliver_batch(&mut self, channel: Channel<'_>, payload: &[u8]) -> Result<(), BatchError> {
@@ -195,17 +208,12 @@ impl Delivery {
         if let Channel::Room(name) = channel {
             self.check_sequence(name, header);
         }
-        let (mut events, mut bytes) = (0, 0);
-        for record in records {
-            if let Record::Event(text) = record {
-                (events, bytes) = (events + 1, bytes + text.len());
-            }
-        }
-        self.cells.received.add(events as u64);
-        let mut frames = Frames::with_capacity(events, bytes);
         for record in records {
             match (record, channel) {
-                (Record::Event(text), _) => self.frame(channel, frames.frame(text)),
+                (Record::Event(text), _) => {
+                    self.cells.received.add(1);
+                    self.frame(channel, frame::text(text));
+                }
                 (Record::Presence { joined, member_count, member }, Channel::Room(name)) => {
                     self.presence(name, *joined, *member_count, member);
                 }
@@ -297,3 +305,34 @@ impl Delivery {
         }
     }
 }
+
+/// The event of another program's publication; nothing if it is not an object as documented.
+fn foreign_frame(
+    channel: Channel<'_>,
+    payload: &[u8],
+    timestamp_ms: u64,
+    scratch: &mut Scratch,
+) -> Option<Bytes> {
+    if payload.len() > PAYLOAD_BYTES {
+        return None;
+    }
+    let publication = decode_publication(std::str::from_utf8(payload).ok()?, scratch).ok()?;
+    let (message_id, data) = (publication.message_id, publication.data);
+    match channel {
+        Channel::Room(room) => Some(event::room_message(&RoomMessage {
+            room,
+            sender: SENDER,
+            sender_socket: None,
+            timestamp_ms,
+            message_id,
+            offset: None,
+            data,
+        })),
+        Channel::User(_) => Some(event::user_message(SENDER, timestamp_ms, message_id, data)),
+        Channel::Global => Some(event::global_message(SENDER, timestamp_ms, data)),
+        Channel::Instances => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
