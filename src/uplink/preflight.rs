@@ -91,7 +91,7 @@ impl Session {
         let mut last_age = Duration::ZERO;
         let mut waiting = false;
         loop {
-            let answer = self.call(caller, &Call::Register { first: true })?;
+            let answer = self.call(caller, &Call::Register { first: true, at: Instant::now() })?;
             match presence::decode_registered(answer) {
                 Some(Registered::Alive { .. }) => return Ok(Ok(())),
                 Some(Registered::Clearing) => {}
