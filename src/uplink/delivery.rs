@@ -28,6 +28,10 @@ const ORIGINS_PER_ROOM: usize = 64;
 /// all its rooms are meant.
 const OVERFLOWED_ROOMS: usize = 1_024;
 
+/// Messages waiting for a full queue from which on presence is dropped too, and all rooms of the shard
+/// are told to resync: some MB per shard, and seconds of what a cluster says about presence.
+const PRESENCE_WAITING: usize = 16_384;
+
 /// Milliseconds between two log lines about garbage: whoever publishes it must not fill the log.
 const GARBAGE_LOG_MS: u64 = 60_000;
 
@@ -57,11 +61,36 @@ struct Room {
     last: SmallVec<[(Origin, u64); 2]>,
 }
 
-/// What a shard has missed since its queue overflowed.
+/// Rooms of a shard that missed something because its queue was full. Their members are told once the
+/// queue has room: not before, or what is lost meanwhile would lie behind the telling.
 #[derive(Default)]
 struct Overflow {
     rooms: HashSet<RoomId>,
     all: bool,
+}
+
+impl Overflow {
+    fn add(&mut self, room: &RoomId) {
+        if self.all || self.rooms.contains(room) {
+            return;
+        }
+        self.all = self.rooms.len() == OVERFLOWED_ROOMS;
+        self.rooms.insert(room.clone());
+    }
+
+    /// Tells the shard as far as its queue has room.
+    fn tell(&mut self, shard: &mut Outlet<Envelope>) {
+        let resync = |room| Envelope::RoomResync { room, reason: reason::OVERFLOW };
+        if !self.all {
+            self.rooms.retain(|room| shard.offer(resync(Some(room.clone()))).is_err());
+        } else if shard.offer(resync(None)).is_ok() {
+            *self = Self::default();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.all && self.rooms.is_empty()
+    }
 }
 
 /// The way from the uplink to the shards.
@@ -148,12 +177,9 @@ impl Delivery {
     pub fn flush(&mut self) -> bool {
         let mut waits = false;
         for (shard, overflow) in self.shards.iter_mut().zip(&mut self.overflows) {
+            overflow.tell(shard);
             shard.flush();
-            if shard.backlog() > 0 {
-                waits = true;
-            } else if overflow.all || !overflow.rooms.is_empty() {
-                *overflow = Overflow::default();
-            }
+            waits |= shard.backlog() > 0 || !overflow.is_empty();
         }
         waits
     }
@@ -272,36 +298,43 @@ impl Delivery {
         }
     }
 
-    /// Sends an event if the shard's queue has room; if not, the room's members are told to resync,
-    /// in the place of what is lost.
+    /// Sends an event if the shard's queue has room; if not, the room's members will be told to resync.
     fn offer(&mut self, shard: ShardId, envelope: Envelope, room: Option<&RoomId>) {
         let outlet = &mut self.shards[shard.index()];
         if outlet.offer(envelope).is_ok() {
             return;
         }
         self.cells.deliveries_dropped.add(1);
-        let (Some(room), overflow) = (room, &mut self.overflows[shard.index()]) else { return };
-        if overflow.all || overflow.rooms.contains(room) {
-            return;
+        if let Some(room) = room {
+            self.overflows[shard.index()].add(room);
         }
-        overflow.all = overflow.rooms.len() == OVERFLOWED_ROOMS;
-        overflow.rooms.insert(room.clone());
-        let room = if overflow.all { None } else { Some(room.clone()) };
-        outlet.send(Envelope::RoomResync { room, reason: reason::OVERFLOW });
+    }
+
+    /// Sends what a room's members are to know, now or once the queue has room. When too much waits
+    /// already, the members of all the shard's rooms will be told to resync instead.
+    fn send(&mut self, shard: ShardId, envelope: Envelope) {
+        let outlet = &mut self.shards[shard.index()];
+        if outlet.backlog() < PRESENCE_WAITING {
+            outlet.send(envelope);
+        } else {
+            self.cells.deliveries_dropped.add(1);
+            self.overflows[shard.index()].all = true;
+        }
     }
 
     fn presence(&mut self, name: &str, joined: bool, member_count: u32, member: &[u8]) {
         let (Some(room), Some(member)) = (self.rooms.get(name), decode_member(member)) else { return };
         let presence = Presence { room: room.id.clone(), joined, member, member_count };
         for shard in room.route.shards() {
-            self.shards[shard.index()].send(Envelope::Presence(Box::new(presence.clone())));
+            self.send(shard, Envelope::Presence(Box::new(presence.clone())));
         }
     }
 
     fn resync_room(&mut self, name: &str, reason: &'static str) {
         let Some(room) = self.rooms.get(name) else { return };
-        for shard in room.route.shards() {
-            self.shards[shard.index()].send(Envelope::RoomResync { room: Some(room.id.clone()), reason });
+        let (id, route) = (room.id.clone(), room.route.shards());
+        for shard in route {
+            self.send(shard, Envelope::RoomResync { room: Some(id.clone()), reason });
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Instances and a real Redis: what one instance does, the shards of another one see.
 
 mod harness;
+mod process;
 
 use std::time::Duration;
 
 use harness::*;
 use tableforge::config::RedisSettings;
 use tableforge::identity::{ConnectionId, ShardId};
-use tableforge::room::route::RoomRoute;
 use tableforge::shard::envelope::{Envelope, LinkState, Target, UplinkCommand};
 use tableforge::uplink::batch::{self, Header, Origin, Packer, Sequence};
 
@@ -355,6 +355,7 @@ fn a_lost_connection_alone_is_no_presence() {
     let route = a.join(&room("r"), "alice", true).route;
     a.join(&room("r"), "adam", true);
     b.join(&room("r"), "bob", true);
+    assert_eq!(a.presence().member.user, user("bob"));
     redis.kill_connection("a", "ingress");
     a.expect_link(LinkState::Down);
     a.expect_link(LinkState::Restoring);
@@ -377,6 +378,7 @@ fn members_whose_leave_was_announced_are_announced_again() {
     let route = a.join(&room("r"), "alice", true).route;
     assert!(b.presence().joined);
     assert!(!b.presence().joined, "nothing was heard of a for two seconds");
+    assert!(!a.presence().joined, "a's own members heard it too");
     redis.kill_connection("a", "ingress");
     a.expect_link(LinkState::Down);
     a.expect_link(LinkState::Restoring);
