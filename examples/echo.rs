@@ -53,6 +53,7 @@ fn main() -> io::Result<()> {
     let arguments = Arguments::parse();
     let mut ring = Ring::new(RING)?;
     let address = ring.listen(SocketAddr::from((Ipv4Addr::LOCALHOST, arguments.port)))?;
+    ring.accept();
     println!("echoing on ws://{address}/");
     let mut server = Server { ring, clients: Clients::new(), lingering: VecDeque::new() };
     let mut completions = Vec::new();
