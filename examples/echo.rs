@@ -128,7 +128,11 @@ impl Server {
 
     fn close_overdue(&mut self) {
         let now = Instant::now();
-        while let Some((_, key)) = self.lingering.pop_front_if(|(deadline, _)| *deadline <= now) {
+        while let Some(&(deadline, key)) = self.lingering.front() {
+            if deadline > now {
+                break;
+            }
+            self.lingering.pop_front();
             if self.ring.key(key.slot) == Some(key) {
                 self.close(key);
             }
