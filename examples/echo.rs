@@ -53,6 +53,7 @@ fn main() -> io::Result<()> {
     let arguments = Arguments::parse();
     let mut ring = Ring::new(RING)?;
     let address = ring.listen(SocketAddr::from((Ipv4Addr::LOCALHOST, arguments.port)))?;
+    ring.accept();
     println!("echoing on ws://{address}/");
     let mut server = Server { ring, clients: Clients::new(), lingering: VecDeque::new() };
     let mut completions = Vec::new();
@@ -91,17 +92,30 @@ impl Server {
                     self.lingering.push_back((Instant::now() + LINGER, key));
                 }
             }
-            Completion::Ended(key, _) | Completion::Sent(key, _, Err(_)) => self.close(key),
+            Completion::Ended(key, _) if self.clients.outboxes.is_empty(key.slot) => self.close(key),
+            Completion::Ended(key, _) => {
+                self.clients.end(key.slot);
+                self.lingering.push_back((Instant::now() + LINGER, key));
+            }
+            Completion::Sent(key, _, Err(_)) => self.close(key),
             Completion::Sent(key, batch, Ok(())) => {
                 self.clients.outboxes.sent(key.slot, batch);
-                if self.clients.is_finishing(key.slot) && self.clients.outboxes.is_empty(key.slot) {
-                    self.ring.finish_sending(key);
+                if self.clients.outboxes.is_empty(key.slot) {
+                    self.all_is_sent(key);
                 }
             }
-            Completion::Closed(key) => self.clients.gone(key.slot),
+            Completion::Closed(key) => self.clients.end(key.slot),
             Completion::Woken => {}
         }
         Ok(())
+    }
+
+    fn all_is_sent(&mut self, key: Key) {
+        match self.clients.phases[key.slot as usize] {
+            Phase::Handshake(_) | Phase::Open(_) => {}
+            Phase::Finishing => self.ring.finish_sending(key),
+            Phase::Ended => self.close(key),
+        }
     }
 
     /// Sends everything that waits for clients to which nothing is being sent yet.
@@ -127,7 +141,11 @@ impl Server {
 
     fn close_overdue(&mut self) {
         let now = Instant::now();
-        while let Some((_, key)) = self.lingering.pop_front_if(|(deadline, _)| *deadline <= now) {
+        while let Some(&(deadline, key)) = self.lingering.front() {
+            if deadline > now {
+                break;
+            }
+            self.lingering.pop_front();
             if self.ring.key(key.slot) == Some(key) {
                 self.close(key);
             }
@@ -143,6 +161,8 @@ enum Phase {
     Open(Box<Decoder>),
     /// It has been told everything, the close frame last, and is not listened to any more.
     Finishing,
+    /// It says nothing more, but may still read what waits for it.
+    Ended,
 }
 
 /// All clients, by slot: bytes in, bytes out, no sockets.
@@ -159,15 +179,16 @@ impl Clients {
     fn open(&mut self, slot: u32) {
         let index = slot as usize;
         if index >= self.phases.len() {
-            self.phases.resize_with(index + 1, || Phase::Finishing);
+            self.phases.resize_with(index + 1, || Phase::Ended);
         }
         self.phases[index] = Phase::Handshake(Vec::new());
         self.outboxes.open(slot);
     }
 
-    /// Frees the client's memory; its slot can be opened again.
-    fn gone(&mut self, slot: u32) {
-        self.phases[slot as usize] = Phase::Finishing;
+    /// Nothing more comes from the client; its decoder is freed.
+    fn end(&mut self, slot: u32) {
+        self.phases[slot as usize] = Phase::Ended;
+        self.outboxes.shut(slot);
     }
 
     fn is_finishing(&self, slot: u32) -> bool {
@@ -179,7 +200,7 @@ impl Clients {
         *phase = match std::mem::replace(phase, Phase::Finishing) {
             Phase::Handshake(head) => read_head(&mut self.outboxes, slot, head, bytes),
             Phase::Open(decoder) => read_frames(&mut self.outboxes, slot, decoder, bytes),
-            Phase::Finishing => Phase::Finishing,
+            ended @ (Phase::Finishing | Phase::Ended) => ended,
         };
         for slot in self.outboxes.take_overflowed() {
             let code = CloseCode::SlowReader;

@@ -310,6 +310,7 @@ fn run(seed: u64) {
     println!("RING_STRESS_SEED={seed}");
     let mut ring = Ring::new(SETTINGS).unwrap();
     let address = ring.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    ring.accept();
     let clients_at_work = &AtomicUsize::new(THREADS);
     std::thread::scope(|scope| {
         for thread in 0..THREADS as u64 {
