@@ -24,6 +24,8 @@ use crate::ring::Key;
 /// Bytes that a client may send before it has heard the first message.
 const EARLY_BYTES: usize = 64 * 1024;
 
+const UNAVAILABLE: &str = "503 Service Unavailable";
+
 impl Shard {
     /// A client has connected.
     pub fn handle_accepted(&mut self, accepted: Key, now: Now) {
@@ -36,6 +38,26 @@ impl Shard {
         self.outboxes.open(accepted.slot);
         self.cells.accepts.add(1);
         self.actions.push(Action::Receive(accepted));
+        self.handshakes.push_back(id);
+        self.bound_handshakes(now);
+    }
+
+    /// Refuses the oldest handshakes beyond the bound: whoever means it has sent its head long before.
+    fn bound_handshakes(&mut self, now: Now) {
+        if self.handshakes.len() <= limits::HALF_OPEN_HANDSHAKES {
+            return;
+        }
+        let sessions = &self.sessions;
+        self.handshakes.retain(|id| {
+            let session = sessions[id.slot as usize].as_ref();
+            session.is_some_and(|session| session.id == *id && session.phase == Phase::Handshake)
+        });
+        while self.handshakes.len() > limits::HALF_OPEN_HANDSHAKES {
+            let Some(oldest) = self.handshakes.pop_front() else { return };
+            let reason = "too many handshakes are under way: come back later";
+            let refusal = Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 5\r\n" };
+            self.answer(oldest.slot, http::refuse(&refusal), now);
+        }
     }
 
     /// Bytes came in from a client.
@@ -63,30 +85,32 @@ impl Shard {
         }
     }
 
-    /// The client has finished sending, or the connection broke.
+    /// The client has finished sending, or the connection broke. What waits is still sent: a client that
+    /// closes only its own end reads on (RFC 9112, section 9.6), and with a broken one the send fails.
     pub fn handle_ended(&mut self, from: Key, now: Now) {
         if let Some(session) = self.session(from.slot) {
             let id = session.id;
             self.forget(id);
-            if let Some(session) = self.session(id.slot) {
-                session.enter(Phase::Gone, now);
+            if self.outboxes.is_empty(id.slot) {
+                self.drop_connection(id, now);
+            } else if let Some(session) = self.session(id.slot) {
+                session.ended = true;
+                session.enter(Phase::Finishing, now);
+                self.outboxes.shut(id.slot);
             }
-            self.outboxes.shut(id.slot);
-            self.outboxes.discard(id.slot);
-            self.actions.push(Action::Close(key(id)));
         }
         self.step_local(now);
     }
 
     /// A send is over; the outbox has been told.
     pub fn handle_sent(&mut self, to: Key, intact: bool, now: Now) {
-        if !intact {
-            return self.handle_ended(to, now);
-        }
-        if let Some(session) = self.session(to.slot)
-            && session.phase == Phase::Finishing
-            && self.outboxes.is_empty(to.slot)
-        {
+        let Some(session) = self.session(to.slot) else { return };
+        let (id, finishing, ended) = (session.id, session.phase == Phase::Finishing, session.ended);
+        if !intact || (finishing && ended && self.outboxes.is_empty(to.slot)) {
+            self.forget(id);
+            self.drop_connection(id, now);
+            self.step_local(now);
+        } else if finishing && self.outboxes.is_empty(to.slot) {
             self.actions.push(Action::FinishSending(to));
         }
     }
@@ -122,7 +146,6 @@ impl Shard {
 
     /// Whether the server takes one more client, and as whom.
     fn admit(&self, token: Option<&str>, now: Now) -> Result<Option<Identity>, Refusal> {
-        const UNAVAILABLE: &str = "503 Service Unavailable";
         if self.instance.phase() == InstancePhase::Draining {
             let reason = "this instance is draining";
             return Err(Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 1\r\n" });
@@ -140,7 +163,7 @@ impl Shard {
     }
 
     /// Answers a plain HTTP request and finishes the connection.
-    fn answer(&mut self, slot: u32, response: String, now: Now) {
+    pub(super) fn answer(&mut self, slot: u32, response: String, now: Now) {
         if let Some(session) = self.session(slot) {
             session.enter(Phase::Finishing, now);
             session.unsettled = None;
@@ -173,12 +196,12 @@ impl Shard {
         Identity::anonymous(user, RoomRights::ALL)
     }
 
-    /// The connection is the user's; the user's home shard makes it reachable.
+    /// The connection is the user's; the user's home shard makes it reachable. Whoever calls this adds
+    /// it to `users` once the client may hear messages.
     pub(super) fn attach(&mut self, id: ConnectionId, identity: Identity) {
         let user = identity.user.clone();
         let Some(session) = self.session_of(id) else { return };
         session.identity = Some(Box::new(identity));
-        self.users.add(&user, id.slot);
         let to = home::of_user(user.as_str(), self.mesh.shards());
         self.mesh.send(to, Envelope::Attach { connection: id, user });
     }
@@ -201,6 +224,9 @@ impl Shard {
             max_message_bytes: max_bytes as u64,
         });
         self.outboxes.push(slot, &frame);
+        if let Some(user) = &user {
+            self.users.add(user, slot);
+        }
         if self.uplink.is_some() && !self.is_linked() {
             self.outboxes.push(slot, &event::cluster_status(event::ClusterStatus::Degraded));
         }

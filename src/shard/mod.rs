@@ -14,6 +14,7 @@ mod session;
 mod step;
 mod sweep;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
@@ -93,6 +94,8 @@ pub struct Shard {
     scratch: Scratch,
     actions: Vec<Action>,
     asked: Vec<Asked>,
+    /// Accepted, in that order; those that have sent their head meanwhile may still be among them.
+    handshakes: VecDeque<ConnectionId>,
     sweep_from: usize,
     drain: Option<Drain>,
 }
@@ -122,6 +125,7 @@ impl Shard {
             scratch: Scratch::default(),
             actions: Vec::new(),
             asked: Vec::new(),
+            handshakes: VecDeque::new(),
             sweep_from: 0,
             drain: None,
         }

@@ -196,6 +196,7 @@ impl Shard {
             let user = current.user.clone();
             self.detach(id, &user);
         }
+        self.users.add(&identity.user, id.slot);
         self.attach(id, identity);
         if let Some(session) = self.session_of(id) {
             session.unsettled().authenticating = Some(message_id.map(Into::into));

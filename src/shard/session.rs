@@ -59,6 +59,8 @@ pub(super) struct Session {
     pub(super) phase: Phase,
     /// Whether the connection counts among the open ones.
     pub(super) counted: bool,
+    /// Whether the peer sends nothing more; what waits for it still goes out.
+    pub(super) ended: bool,
     /// Whether a ping is unanswered.
     pub(super) pinged: bool,
     /// Messages in a row that were no valid JSON or no valid message.
@@ -82,6 +84,7 @@ impl Session {
             id,
             phase: Phase::Handshake,
             counted: false,
+            ended: false,
             pinged: false,
             invalid: 0,
             limited: 0,

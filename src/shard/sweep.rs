@@ -3,8 +3,6 @@
 //! There are no timers. Each tick looks at a tenth of the connections, so each is seen once a second,
 //! and a deadline is kept within a second of what was set.
 
-use bytes::Bytes;
-
 use super::envelope::{Asker, Envelope};
 use super::session::Phase;
 use super::{Action, Now, Shard, home, key};
@@ -116,15 +114,11 @@ impl Shard {
 
     fn refuse_slow_head(&mut self, slot: u32, now: Now) {
         let refusal = Refusal::new("408 Request Timeout", "the request head was not complete in time");
-        self.outboxes.finish(slot, &Bytes::from(http::refuse(&refusal)), true);
-        if let Some(session) = self.session(slot) {
-            session.enter(Phase::Finishing, now);
-            session.unsettled = None;
-        }
+        self.answer(slot, http::refuse(&refusal), now);
     }
 
-    /// The peer does not do its part of closing.
-    fn drop_connection(&mut self, id: ConnectionId, now: Now) {
+    /// Closes the socket, whatever still waits for it.
+    pub(super) fn drop_connection(&mut self, id: ConnectionId, now: Now) {
         if let Some(session) = self.session_of(id) {
             session.enter(Phase::Gone, now);
             self.outboxes.shut(id.slot);

@@ -35,6 +35,12 @@ impl Process {
         self.lines.lock().expect("no reader panics").join("\n")
     }
 
+    /// Its process id.
+    #[allow(dead_code, reason = "the hostile tests share this harness and ask for it")]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the child is ours")

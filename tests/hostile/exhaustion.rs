@@ -1,0 +1,136 @@
+//! Running out: descriptors, thousands of clients at once, the process's own end during a flood.
+
+use std::net::TcpStream;
+use std::process::Command;
+use std::thread;
+use std::time::Instant;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::arena::{Arena, allow_descriptors, upgraded};
+use crate::harness::client::Client;
+use crate::harness::process::Process;
+use crate::harness::raw::{CLOSE, FIN, RawSocket, TEXT, UPGRADE, frame};
+use crate::harness::server::{Server, command};
+use crate::harness::{eventually, free_port, http};
+
+/// Milliseconds between two attempts to accept (`TICK_MS` of src/shard/sweep.rs).
+const TICK_MS: u128 = 100;
+
+/// A server that may have no more than `descriptors`.
+#[track_caller]
+fn with_descriptors(descriptors: usize) -> Server {
+    let port = free_port();
+    let plain = command("serve", port, &[]);
+    let mut limited = Command::new("sh");
+    limited.arg("-c").arg(format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""));
+    limited.arg(plain.get_program()).args(plain.get_args()).env_clear();
+    limited.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let process = Process::start("tableforge", &mut limited);
+    eventually("the server is ready", || {
+        http::try_get(port, "/ready").filter(|response| response.status == 200)
+    });
+    Server { port, process }
+}
+
+#[test]
+fn without_descriptors_accepting_pauses_and_goes_on_when_there_are_some() {
+    let server = with_descriptors(40);
+    let pair = [Client::connect(&server), Client::connect(&server)];
+    let mut arena = Arena::around(server, pair);
+    let since = Instant::now();
+    // The kernel takes them all into the backlog.
+    let waiting: Vec<_> = (0..100)
+        .map(|_| TcpStream::connect(("127.0.0.1", arena.port())).expect("the backlog has room"))
+        .collect();
+    let pauses = |arena: &Arena| arena.server.process.output().matches("accepting is paused").count();
+    eventually("the server says that it has no descriptors", || (pauses(&arena) > 0).then_some(()));
+    for _ in 0..200 {
+        arena.assert_healthy("running out of descriptors");
+    }
+    // Every failed attempt is in the log, so a loop without a pause would show.
+    let (attempts, ticks) = (pauses(&arena) as u128, since.elapsed().as_millis() / TICK_MS);
+    assert!(attempts <= ticks + 2, "{attempts} attempts in {ticks} ticks");
+    drop(waiting);
+    Client::connect(&arena.server).join("r");
+    arena.assert_restored();
+}
+
+#[test]
+fn thousands_that_come_and_go_at_once_leave_nothing_behind() {
+    const COUNT: usize = 2_000;
+    allow_descriptors(COUNT as u64 + 100);
+    let mut arena = Arena::start(&[]);
+    let join = frame(FIN | TEXT, br#"{"type":"join_room","roomId":"crowd"}"#);
+    let arrival = [UPGRADE.as_bytes(), &join].concat();
+    for _ in 0..3 {
+        let mut crowd: Vec<_> = (0..COUNT).map(|_| RawSocket::connect(arena.port())).collect();
+        crowd.iter_mut().for_each(|socket| socket.send(&arrival));
+        arena.assert_healthy("a crowd");
+        drop(crowd);
+        arena.assert_healthy("a crowd that left");
+    }
+    let mut newcomer = Client::connect(&arena.server);
+    eventually("the room is empty", || {
+        let joined = newcomer.join("crowd");
+        newcomer.leave("crowd");
+        (joined["memberCount"] == 1).then_some(())
+    });
+    drop(newcomer);
+    arena.assert_restored();
+}
+
+#[test]
+fn memory_does_not_grow_with_every_crowd() {
+    const COUNT: usize = 1_000;
+    allow_descriptors(COUNT as u64 + 100);
+    let mut arena = Arena::start(&[]);
+    let mut after = Vec::new();
+    for _ in 0..8 {
+        let crowd: Vec<_> = (0..COUNT).map(|_| upgraded(arena.port()).0).collect();
+        drop(crowd);
+        arena.assert_healthy("a crowd");
+        eventually("the crowd has gone", || {
+            (arena.server.metric("tableforge_websocket_connections_total") == Some(2.0)).then_some(())
+        });
+        after.push(arena.resident_bytes());
+    }
+    // The first crowds fill pools and tables; a leak of 2 KiB per connection would be 8 MiB by the end.
+    assert!(after[7] < after[3] + (8 << 20), "{after:?}");
+    arena.assert_restored();
+}
+
+#[test]
+fn sigterm_in_the_middle_of_a_flood() {
+    let mut server = Server::with_shards(2);
+    let mut watcher = Client::connect(&server);
+    let mut silent = RawSocket::upgraded(&server);
+    let mut half_open = RawSocket::connect(server.port);
+    half_open.send(b"GET /ws HTTP/1.1\r\n");
+    let message = json!({"type": "room_message", "roomId": "r", "data": "x".repeat(200)}).to_string();
+    let burst = frame(FIN | TEXT, message.as_bytes()).repeat(50);
+    thread::scope(|scope| {
+        let (burst, server) = (&burst, &mut server);
+        let mut flooders = Vec::new();
+        for _ in 0..3 {
+            let mut socket = RawSocket::upgraded(server);
+            socket.send_text(r#"{"type":"join_room","roomId":"r"}"#);
+            socket.expect("room_joined");
+            // Nothing reads: the flooder is closed for that, or by the drain, whatever comes first.
+            flooders.push(scope.spawn(move || while socket.try_send(burst).is_ok() {}));
+        }
+        eventually("the flood has begun", || {
+            (server.metric("tableforge_websocket_messages_received_total") > Some(10_000.0)).then_some(())
+        });
+        server.process.signal(Signal::TERM);
+        assert!(watcher.expect("server_draining")["reconnectAfterMs"].is_u64());
+        assert_eq!(watcher.expect_close(), 1012);
+        let status = server.process.wait();
+        assert!(status.success(), "{status}");
+        flooders.into_iter().for_each(|flooder| flooder.join().expect("the flood ends"));
+    });
+    assert_eq!(silent.expect("server_draining")["type"], "server_draining");
+    assert_eq!(silent.frame().expect("a close frame").first, FIN | CLOSE);
+    half_open.assert_ends();
+}

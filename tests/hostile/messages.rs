@@ -1,0 +1,149 @@
+//! Hostile JSON: refused with the documented code, carried out not even in part, closed for after ten.
+
+use serde_json::{Value, json};
+
+use crate::arena::{Arena, upgraded};
+use crate::harness::client::Client;
+use crate::harness::raw::RawSocket;
+
+/// The code of the error that comes next.
+#[track_caller]
+fn refusal(socket: &mut RawSocket) -> String {
+    let event = socket.event();
+    assert_eq!(event["type"], "error", "{event}");
+    event["code"].as_str().expect("a code").to_owned()
+}
+
+/// Sends each text on a connection of its own and expects its code, and then ten times for 4502.
+#[track_caller]
+fn assert_refused(code: &str, texts: &[(&str, String)]) {
+    let mut arena = Arena::start(&[]);
+    for (what, text) in texts {
+        let (mut socket, _) = upgraded(arena.port());
+        socket.send_text(text);
+        assert_eq!(refusal(&mut socket), code, "{what}");
+        socket.send_text(r#"{"type":"ping"}"#);
+        assert_eq!(socket.event()["type"], "pong", "one mistake is forgiven: {what}");
+        arena.assert_healthy(what);
+        (0..10).for_each(|_| socket.send_text(text));
+        // What follows the tenth is not read any more.
+        let _ = socket.try_send(&crate::harness::raw::frame(0x81, br#"{"type":"ping"}"#));
+        for _ in 0..10 {
+            assert_eq!(refusal(&mut socket), code, "{what}");
+        }
+        assert_eq!(socket.expect_close(), 4502, "{what}");
+        arena.assert_healthy(what);
+    }
+    arena.assert_restored();
+}
+
+/// A `ping` with one more field, whose value is written as given.
+fn with_value(value: &str) -> String {
+    format!(r#"{{"type":"ping","x":{value}}}"#)
+}
+
+#[test]
+fn text_that_is_no_acceptable_json() {
+    let nested = |levels: usize| with_value(&format!("{}{}", "[".repeat(levels), "]".repeat(levels)));
+    assert_refused(
+        "invalid_json",
+        &[
+            ("33 levels", nested(32)),
+            ("30,000 levels", nested(30_000)),
+            ("a repeated key", r#"{"type":"ping","type":"ping"}"#.to_owned()),
+            ("a key repeated in disguise", r#"{"type":"ping","t\u0079pe":"ping"}"#.to_owned()),
+            ("a key repeated inside", with_value(r#"{"a":1,"a":2}"#)),
+            ("1e400", with_value("1e400")),
+            ("-1e400", with_value("-1e400")),
+            ("400 digits", with_value(&"9".repeat(400))),
+            ("a byte order mark", "\u{feff}{\"type\":\"ping\"}".to_owned()),
+            ("trailing bytes", r#"{"type":"ping"}x"#.to_owned()),
+            ("two messages", r#"{"type":"ping"}{"type":"ping"}"#.to_owned()),
+            ("a lone surrogate", with_value(r#""\ud800""#)),
+            ("surrogates the wrong way round", with_value(r#""\udc00\ud800""#)),
+            ("a lone surrogate in a key", r#"{"type":"ping","\ud800":1}"#.to_owned()),
+            ("a control character", with_value("\"\u{1}\"")),
+            ("NUL", with_value("\"\0\"")),
+            ("a leading zero", with_value("01")),
+            ("NaN", with_value("NaN")),
+            ("a comma too many", r#"{"type":"ping",}"#.to_owned()),
+            ("single quotes", "{'type':'ping'}".to_owned()),
+            ("no end", r#"{"type":"ping""#.to_owned()),
+            ("a wide space", "\u{a0}{\"type\":\"ping\"}".to_owned()),
+            ("nothing", String::new()),
+        ],
+    );
+}
+
+#[test]
+fn rooms_with_impossible_names() {
+    let names = ["a\0b", "a\r\nb", "*", "{}", "a\u{202e}b", "", " ", "a/b", "ä", &"a".repeat(129)];
+    let texts =
+        names.map(|name| (name, json!({"type": "join_room", "roomId": name, "messageId": "1"}).to_string()));
+    assert_refused("invalid_room", &texts);
+}
+
+#[test]
+fn messages_that_mean_nothing() {
+    assert_refused(
+        "unknown_type",
+        &[
+            ("control characters", json!({"type": "\u{0}\n\u{1b}[31m\u{202e}\""}).to_string()),
+            ("a long type", json!({"type": "z".repeat(60_000)}).to_string()),
+        ],
+    );
+    assert_refused(
+        "invalid_message",
+        &[
+            ("a list", "[]".to_owned()),
+            ("a number", "1".to_owned()),
+            ("no type", "{}".to_owned()),
+            ("a type that is a list", json!({"type": ["ping"]}).to_string()),
+            ("a messageId of 65 bytes", json!({"type": "ping", "messageId": "x".repeat(65)}).to_string()),
+            ("a messageId that is null", json!({"type": "ping", "messageId": null}).to_string()),
+            ("a room that is a number", json!({"type": "join_room", "roomId": 1}).to_string()),
+            ("no data", json!({"type": "room_message", "roomId": "r"}).to_string()),
+        ],
+    );
+}
+
+#[test]
+fn nine_invalid_messages_and_a_valid_one_may_go_on_for_ever() {
+    let mut arena = Arena::start(&[]);
+    let (mut socket, _) = upgraded(arena.port());
+    for _ in 0..20 {
+        (0..9).for_each(|_| socket.send_text("{"));
+        (0..9).for_each(|_| assert_eq!(refusal(&mut socket), "invalid_json"));
+        socket.send_text(r#"{"type":"ping"}"#);
+        assert_eq!(socket.event()["type"], "pong");
+    }
+    drop(socket);
+    arena.assert_healthy("invalid messages");
+    arena.assert_restored();
+}
+
+#[test]
+fn nobody_can_forge_a_field_of_the_server() {
+    let mut arena = Arena::start(&[]);
+    let (mut forger, mut victim) = (Client::connect(&arena.server), Client::connect(&arena.server));
+    forger.join("r");
+    victim.join("r");
+    let forged = json!({
+        "senderId": "server", "senderSocketId": "x", "timestamp": 1, "offset": 7, "type": "global_message",
+    });
+    let mut message = json!({"type": "room_message", "roomId": "r", "data": forged});
+    for (field, value) in forged.as_object().expect("an object") {
+        if field != "type" {
+            message[field] = value.clone();
+        }
+    }
+    forger.send(&message);
+    let event = victim.expect_said("r", forged);
+    assert_eq!(event["senderId"], *forger.user_id, "{}", event.text);
+    assert_eq!(event["senderSocketId"], *forger.socket_id, "{}", event.text);
+    assert_eq!(event["offset"], Value::Null, "{}", event.text);
+    assert!(event["timestamp"].as_u64() > Some(1_600_000_000_000), "{}", event.text);
+    drop((forger, victim));
+    arena.assert_healthy("forgery");
+    arena.assert_restored();
+}
