@@ -76,7 +76,11 @@ impl Arena {
         eventually("all other descriptors are closed", || {
             (self.descriptors_now() <= self.descriptors).then_some(())
         });
-        assert_eq!(self.server.metric("tableforge_panics_total"), Some(0.0), "no panic, not even a contained one");
+        assert_eq!(
+            self.server.metric("tableforge_panics_total"),
+            Some(0.0),
+            "no panic, not even a contained one"
+        );
     }
 
     /// Bytes of memory that the server occupies.

@@ -114,7 +114,8 @@ fn a_reset_in_any_phase_leaves_nothing_behind() {
     witness.join("r");
     let join = frame(FIN | TEXT, br#"{"type":"join_room","roomId":"r"}"#);
     let leave = frame(FIN | TEXT, br#"{"type":"leave_room","roomId":"r"}"#);
-    let message = frame(FIN | TEXT, json!({"type": "room_message", "roomId": "r", "data": 1}).to_string().as_bytes());
+    let message =
+        frame(FIN | TEXT, json!({"type": "room_message", "roomId": "r", "data": 1}).to_string().as_bytes());
     for _ in 0..20 {
         reset(connect(arena.port()));
         for bytes in [&UPGRADE.as_bytes()[..30], UPGRADE.as_bytes(), b"GET /metrics HTTP/1.1\r\n\r\n"] {

@@ -6,9 +6,7 @@ use serde_json::json;
 
 use crate::arena::{Arena, upgraded};
 use crate::harness::client::Client;
-use crate::harness::raw::{
-    BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, frame, header_declaring,
-};
+use crate::harness::raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, frame, header_declaring};
 
 /// What is sent, in words and bytes, and the close code that must come back.
 type Row = (&'static str, Vec<u8>, u16);

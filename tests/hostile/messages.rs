@@ -78,9 +78,8 @@ fn text_that_is_no_acceptable_json() {
 #[test]
 fn rooms_with_impossible_names() {
     let names = ["a\0b", "a\r\nb", "*", "{}", "a\u{202e}b", "", " ", "a/b", "ä", &"a".repeat(129)];
-    let texts = names.map(|name| {
-        (name, json!({"type": "join_room", "roomId": name, "messageId": "1"}).to_string())
-    });
+    let texts =
+        names.map(|name| (name, json!({"type": "join_room", "roomId": name, "messageId": "1"}).to_string()));
     assert_refused("invalid_room", &texts);
 }
 

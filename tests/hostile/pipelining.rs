@@ -81,7 +81,8 @@ fn the_same_room_twice_and_a_message(shards: usize) {
             ("leave_room", "room_left"),
             ("leave_room", "not_in_room"),
         ];
-        let bytes: Vec<_> = (0..).zip(requests).map(|(id, (kind, _))| request(kind, &id.to_string())).collect();
+        let bytes: Vec<_> =
+            (0..).zip(requests).map(|(id, (kind, _))| request(kind, &id.to_string())).collect();
         socket.send(&bytes.concat());
         let mut echoed = 0;
         let mut expected = (0..).zip(requests);

@@ -9,12 +9,12 @@ use serde_json::{Map, Value, json};
 
 use crate::arena::{Arena, connect};
 use crate::harness::client::Client;
+use crate::harness::free_port;
 use crate::harness::http;
 use crate::harness::process::Process;
 use crate::harness::raw::{RawSocket, UPGRADE};
 use crate::harness::server::{Server, command};
 use crate::harness::token::{self, REQUIRED, SECRET, seconds_from_now};
-use crate::harness::free_port;
 
 /// A server that wants tokens, with a healthy pair that has them.
 #[track_caller]
@@ -35,8 +35,13 @@ fn claims(changes: Value) -> Value {
     for (name, value) in changes.as_object().expect("an object") {
         claims[name] = value.clone();
     }
-    let kept: Map<_, _> =
-        claims.as_object().expect("an object").clone().into_iter().filter(|(_, value)| !value.is_null()).collect();
+    let kept: Map<_, _> = claims
+        .as_object()
+        .expect("an object")
+        .clone()
+        .into_iter()
+        .filter(|(_, value)| !value.is_null())
+        .collect();
     kept.into()
 }
 
@@ -61,7 +66,8 @@ fn with_header(header: Value) -> String {
         base64url(claims(json!({})).to_string().as_bytes())
     );
     let key = EncodingKey::from_secret(SECRET.as_bytes());
-    let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).expect("a signature");
+    let signature =
+        jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).expect("a signature");
     format!("{signed}.{signature}")
 }
 
@@ -71,7 +77,8 @@ fn bad_tokens() -> Vec<(&'static str, String)> {
     let good = signed(json!({}));
     let (unsigned, _) = good.rsplit_once('.').expect("three parts");
     let good_claims = base64url(claims(json!({})).to_string().as_bytes());
-    let none = |alg: &str| format!("{}.{good_claims}.", base64url(json!({"alg": alg}).to_string().as_bytes()));
+    let none =
+        |alg: &str| format!("{}.{good_claims}.", base64url(json!({"alg": alg}).to_string().as_bytes()));
     vec![
         ("nothing", String::new()),
         ("no token", "a.b.c".to_owned()),
@@ -82,7 +89,10 @@ fn bad_tokens() -> Vec<(&'static str, String)> {
         ("alg nOnE", none("nOnE")),
         ("no signature", format!("{unsigned}.")),
         ("two parts", unsigned.to_owned()),
-        ("a foreign key", token::sign(&claims(json!({})), Algorithm::HS256, "another secret, also longer than 32 bytes")),
+        (
+            "a foreign key",
+            token::sign(&claims(json!({})), Algorithm::HS256, "another secret, also longer than 32 bytes"),
+        ),
         ("HS512", token::sign(&claims(json!({})), Algorithm::HS512, SECRET)),
         ("HS384", token::sign(&claims(json!({})), Algorithm::HS384, SECRET)),
         ("RS256 over HMAC", with_header(json!({"alg": "RS256"}))),
@@ -136,7 +146,10 @@ fn bad_tokens_are_refused_at_the_upgrade_and_in_authenticate_and_never_shown() {
     let output = arena.server.process.output();
     for (what, token) in tokens.iter().filter(|(_, token)| token.len() > 10) {
         let secret = token.split('.').nth(1).unwrap_or(token);
-        assert!(!output.contains(secret) && !metrics.contains(secret), "{what}: the token is in a log or metric");
+        assert!(
+            !output.contains(secret) && !metrics.contains(secret),
+            "{what}: the token is in a log or metric"
+        );
     }
     arena.assert_restored();
 }
@@ -220,7 +233,8 @@ fn names_with_control_characters_arrive_escaped() {
     let message = witness.expect_said("r", 1);
     assert_eq!(message["senderId"], user);
     let members = witness.request(json!({"type": "room_members", "roomId": "r"}));
-    let shown = &members["members"].as_array().expect("a list").iter().find(|member| member["userId"] == user);
+    let shown =
+        &members["members"].as_array().expect("a list").iter().find(|member| member["userId"] == user);
     assert_eq!(shown.expect("the strange member")["name"], name, "{}", members.text);
     for event in [message, members, witness.expect("user_joined_room")] {
         assert!(!event.text.contains(|c: char| c < ' '), "a raw control character: {:?}", event.text);
