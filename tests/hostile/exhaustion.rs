@@ -108,19 +108,15 @@ fn sigterm_in_the_middle_of_a_flood() {
     let mut silent = RawSocket::upgraded(&server);
     let mut half_open = RawSocket::connect(server.port);
     half_open.send(b"GET /ws HTTP/1.1\r\n");
-    let message = json!({"type": "room_message", "roomId": "r", "data": "x".repeat(200)}).to_string();
-    let burst = frame(FIN | TEXT, message.as_bytes()).repeat(50);
     thread::scope(|scope| {
-        let (burst, server) = (&burst, &mut server);
-        let sockets = [(); 3].map(|()| {
+        // Each to a room of its own: one that hears others is closed early for what it does not read.
+        let flooders = ["a", "b", "c"].map(|room| {
             let (mut socket, stream) = upgraded(server.port);
-            socket.send_text(r#"{"type":"join_room","roomId":"r"}"#);
+            socket.send_text(&json!({"type": "join_room", "roomId": room}).to_string());
             socket.expect("room_joined");
-            (socket, stream)
-        });
-        // Nothing reads: a flooder is closed for that, or by the drain, whatever comes first.
-        let flooders = sockets.map(|(mut socket, stream)| {
-            (scope.spawn(move || while socket.try_send(burst).is_ok() {}), stream)
+            let message = json!({"type": "room_message", "roomId": room, "data": "x".repeat(200)});
+            let burst = frame(FIN | TEXT, message.to_string().as_bytes()).repeat(50);
+            (scope.spawn(move || while socket.try_send(&burst).is_ok() {}), stream)
         });
         eventually("the flood has begun", || {
             (server.metric("tableforge_websocket_messages_received_total") > Some(10_000.0)).then_some(())
