@@ -134,3 +134,56 @@ fn heartbeats_and_reaping_come_at_their_times() {
     }
     assert_eq!((calls.matches("reap").count(), calls.matches("register").count()), (3, 2), "{calls}");
 }
+
+/// The arguments of the restore call that the ingress makes for alice, announced, and anna, a newcomer.
+fn restore_after(silence: Duration) -> Vec<String> {
+    let start = Instant::now();
+    let (mut ingress, _shard) = ingress(start);
+    register(&mut ingress, start);
+    ingress.lost(&LinkError::OtherConnection, start);
+    let now = start + silence;
+    register(&mut ingress, now);
+    ingress.tick(BOTH_UP, now).unwrap();
+    let member = |who| Member { user: UserId::parse(who).unwrap(), name: None, socket: "s".into() };
+    let room = RoomId::parse("r").unwrap();
+    let (members, newcomers) = (vec![member("alice")], vec![member("anna")]);
+    ingress.command(
+        UplinkCommand::Restore { room, route: Arc::default(), members, newcomers, published: false },
+        now,
+    );
+    let said = said(&mut ingress);
+    let words: Vec<String> = said.split("\r\n").filter(|w| !w.starts_with('$')).map(String::from).collect();
+    let at = words.iter().position(|word| word == "restore").expect("the room is restored");
+    words[at..].iter().filter(|word| !word.starts_with('{')).skip(3).cloned().collect()
+}
+
+#[test]
+fn members_are_held_as_present_unless_others_may_have_taken_the_instance_for_dead() {
+    let threshold = settings().inactive_threshold;
+    let short = restore_after(threshold - Duration::from_millis(1));
+    assert_eq!(short[..5], ["r", "a", "1", "alice", "anna"]);
+    let long = restore_after(threshold);
+    assert_eq!(long[..5], ["r", "a", "0", "anna", "alice"]);
+}
+
+#[test]
+fn an_instance_that_stops_during_the_handshake_still_gives_its_name_back() {
+    let now = Instant::now();
+    let (mut ingress, _shard) = ingress(now);
+    ingress.link().connected(now);
+    ingress.leave(now);
+    assert!(!ingress.has_left());
+    said(&mut ingress);
+    hear(&mut ingress, b"+OK\r\n+OK\r\n+OK\r\n", now).unwrap();
+    assert!(said(&mut ingress).contains("unregister"));
+    hear(&mut ingress, b":1\r\n", now).unwrap();
+    assert!(ingress.has_left());
+}
+
+#[test]
+fn an_instance_that_stops_without_a_connection_has_left_at_once() {
+    let now = Instant::now();
+    let (mut ingress, _shard) = ingress(now);
+    ingress.leave(now);
+    assert!(ingress.has_left());
+}

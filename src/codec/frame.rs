@@ -54,6 +54,13 @@ pub fn text(payload: &str) -> Bytes {
     writer.finish()
 }
 
+/// A binary frame with a copy of `payload`.
+pub fn binary(payload: &[u8]) -> Bytes {
+    let mut writer = FrameWriter::with_capacity(payload.len());
+    writer.buffer.extend_from_slice(payload);
+    writer.finish_as(OpCode::Data(Data::Binary))
+}
+
 /// A ping without payload.
 pub fn ping() -> Bytes {
     Bytes::from_static(&[0x89, 0])
@@ -124,7 +131,8 @@ mod tests {
     }
 
     #[test]
-    fn control_frames_are_as_the_rfc_writes_them() {
+    fn binary_and_control_frames_are_as_the_rfc_writes_them() {
+        assert_eq!(&binary(b"\xff\x00")[..], b"\x82\x02\xff\x00");
         assert_eq!(&ping()[..], [0x89, 0]);
         assert_eq!(&pong(b"abc")[..], b"\x8a\x03abc");
         assert_eq!(&close(1000, "bye")[..], b"\x88\x05\x03\xe8bye");

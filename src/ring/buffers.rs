@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
@@ -16,8 +16,8 @@ pub(super) const GROUP: u16 = 0;
 #[must_use = "a buffer that is not recycled is lost to the ring"]
 #[derive(Debug)]
 pub struct Filled {
-    /// Which `ReceiveBuffers` it belongs to: a token is no good to another ring.
-    owner: u32,
+    /// Which `ReceiveBuffers` it belongs to: a token is no good to another ring. 64 bits never repeat.
+    owner: u64,
     id: u16,
     len: u32,
 }
@@ -50,7 +50,7 @@ impl Drop for Mapping {
 
 /// `count` buffers of `size` bytes, lent to the kernel, which fills one per receive completion.
 pub(super) struct ReceiveBuffers {
-    owner: u32,
+    owner: u64,
     entries: Mapping,
     memory: Mapping,
     count: u16,
@@ -61,7 +61,7 @@ pub(super) struct ReceiveBuffers {
 impl ReceiveBuffers {
     /// Allocates the buffers and registers them. `count` is a power of two, at most 32,768.
     pub(super) fn register(submitter: &Submitter<'_>, count: u16, size: u32) -> io::Result<Self> {
-        static NEXT_OWNER: AtomicU32 = AtomicU32::new(0);
+        static NEXT_OWNER: AtomicU64 = AtomicU64::new(0);
         assert!(count.is_power_of_two() && count <= 1 << 15 && size > 0);
         let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?;
         let memory = Mapping::new(usize::from(count) * size as usize)?;

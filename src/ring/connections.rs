@@ -23,6 +23,8 @@ pub(super) struct Connection {
     pub(super) generation: u32,
     /// A multishot receive is in flight.
     pub(super) receiving: bool,
+    /// The receive has brought bytes since it was submitted.
+    pub(super) fed: bool,
     /// The receive ended for want of buffers and is to be submitted again.
     pub(super) starved: bool,
     /// [`super::Ring::close`] was called: no completion is reported but the last, `Closed`.

@@ -81,7 +81,11 @@ pub struct Ring {
     listener: Option<OwnedFd>,
     accepting: bool,
     wake: Option<OwnedFd>,
+    /// Receives to be submitted again that found no buffer at all.
     starved: Vec<Key>,
+    /// Receives to be submitted again that brought something: they stand behind the starved ones, or
+    /// a client that never stops sending would take all buffers each time.
+    interrupted: Vec<Key>,
     closed: Vec<Key>,
     /// Operations whose last completion has not been reaped.
     in_flight: usize,
@@ -110,6 +114,7 @@ impl Ring {
             accepting: false,
             wake: None,
             starved: Vec::new(),
+            interrupted: Vec::new(),
             closed: Vec::new(),
             in_flight: 0,
         })
@@ -174,6 +179,7 @@ impl Ring {
         }
         let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), buffers::GROUP).build();
         connection.receiving = true;
+        connection.fed = false;
         // SAFETY: the kernel writes into provided buffers only, which live as long as the ring; the
         // socket is closed only after the receive's last completion.
         unsafe { self.submit_operation(entry, Operation::Receive, key) };
@@ -258,7 +264,9 @@ impl Ring {
     /// Enters the kernel with all submissions and waits until there are `want` completions or the
     /// time is up.
     pub fn submit_and_wait(&mut self, want: usize, timeout: Duration) {
-        let want = if self.closed.is_empty() { want } else { 0 };
+        // What `close` has finished is there already. `want` stays, because only a call that wants
+        // something has the kernel do its share of the work (IORING_SETUP_DEFER_TASKRUN).
+        let timeout = if self.closed.is_empty() { timeout } else { Duration::ZERO };
         self.enter(want, Some(timeout));
     }
 
@@ -284,7 +292,8 @@ impl Ring {
     }
 
     fn restart_starved(&mut self) {
-        for key in std::mem::take(&mut self.starved) {
+        let starved = std::mem::take(&mut self.starved);
+        for key in starved.into_iter().chain(std::mem::take(&mut self.interrupted)) {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.starved = false;
                 self.receive(key);
@@ -360,10 +369,11 @@ impl Ring {
             filled.into_iter().for_each(|filled| self.buffers.recycle(filled));
             return self.connections.release_if_done(key).then_some(Completion::Closed(key));
         }
+        connection.fed |= result > 0;
         let starved = result == -libc::ENOBUFS;
         if !more && (result > 0 || starved) && !connection.starved {
             connection.starved = true;
-            self.starved.push(key);
+            if connection.fed { self.interrupted.push(key) } else { self.starved.push(key) }
         }
         match filled {
             Some(filled) if result > 0 => Some(Completion::Received(key, filled)),
@@ -421,17 +431,15 @@ impl Drop for Ring {
         for connection in self.connections.iter_mut() {
             connection.closing = true;
         }
-        let deadline = Duration::from_millis(50);
-        let timeout = Some(Timespec::new().sec(1));
-        // Bounded: an operation that does not end in two seconds never will.
+        // Bounded: an operation that does not end in two seconds (40 times twice 25 ms) never will.
+        let pause = Timespec::new().nsec(25_000_000);
         for _ in 0..40 {
             if self.in_flight == 0 {
                 break;
             }
             let _ = self.uring.submit();
-            let _ = self.uring.submitter().register_sync_cancel(timeout, CancelBuilder::any());
-            let time = Timespec::new().nsec(deadline.subsec_nanos());
-            let _ = self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time));
+            let _ = self.uring.submitter().register_sync_cancel(Some(pause), CancelBuilder::any());
+            let _ = self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&pause));
             let mut finished = Vec::new();
             self.reap(usize::MAX, &mut finished);
             for completion in finished {

@@ -103,6 +103,27 @@ fn receiving_goes_on_after_the_buffers_ran_out() {
 }
 
 #[test]
+fn a_client_that_sends_much_does_not_keep_buffers_from_the_others() {
+    let (mut ring, address) = ring(2);
+    let mut clients: Vec<_> = (0..4).map(|_| accepted(&mut ring, address)).collect();
+    // All bytes are in the sockets before the first receive: 2,000 buffers' worth against one.
+    for (place, (client, _)) in clients.iter_mut().enumerate() {
+        client.write_all(&vec![b'x'; if place == 0 { 32_000 } else { 16 }]).unwrap();
+    }
+    let mut quiet: Vec<_> = clients.iter().skip(1).map(|(_, key)| *key).collect();
+    clients.iter().for_each(|(_, key)| ring.receive(*key));
+    let mut buffers_before = 0;
+    turn_until(&mut ring, |ring, completion| {
+        let Completion::Received(key, filled) = completion else { return None };
+        ring.recycle(filled);
+        buffers_before += 1;
+        quiet.retain(|other| *other != key);
+        quiet.is_empty().then_some(())
+    });
+    assert!(buffers_before < 40, "{buffers_before} buffers were filled before everyone had one");
+}
+
+#[test]
 fn a_short_send_is_finished_by_the_kernel() {
     let (mut ring, address) = ring(8);
     let (mut client, key) = accepted(&mut ring, address);
@@ -208,10 +229,39 @@ fn an_eventfd_wakes_the_ring_each_time() {
 #[test]
 fn a_ring_dropped_with_everything_in_flight_stops_first() {
     let (mut ring, address) = ring(8);
-    let (client, key) = accepted(&mut ring, address);
-    ring.receive(key);
-    ring.send(key, batch(vec![Segment::Copied(vec![7; 32 << 20])])).unwrap();
+    let waker = crate::shard::outlet::Waker::new().unwrap();
+    ring.watch(waker.eventfd()).unwrap();
+    let mut clients: Vec<_> = (0..20).map(|_| accepted(&mut ring, address)).collect();
+    for (client, key) in &mut clients {
+        ring.receive(*key);
+        ring.send(*key, batch(vec![Segment::Copied(vec![7; 16 << 20])])).unwrap();
+        client.write_all(&[b'x'; 100]).unwrap();
+    }
     ring.submit();
     drop(ring);
-    drop(client);
+    for (mut client, _) in clients {
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let outcome = std::io::copy(&mut client, &mut std::io::sink());
+        let ended = match &outcome {
+            Ok(bytes) => *bytes < 16 << 20,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        };
+        assert!(ended, "the socket outlived its ring: {outcome:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "the buffer belongs to another ring")]
+fn a_token_that_outlives_its_ring_opens_nothing() {
+    let (mut first, address) = ring(8);
+    let (mut client, key) = accepted(&mut first, address);
+    first.receive(key);
+    client.write_all(b"x").unwrap();
+    let mut filled = turn_until(&mut first, |_, completion| match completion {
+        Completion::Received(_, filled) => Some(filled),
+        _ => None,
+    });
+    drop(first);
+    let (mut second, _) = ring(8);
+    second.bytes_mut(&mut filled);
 }

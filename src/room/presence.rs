@@ -25,6 +25,7 @@ pub struct Member {
 struct Present {
     member: Member,
     connections: SmallVec<[ConnectionId; 1]>,
+    registered: bool,
 }
 
 /// One room, as its home shard knows it.
@@ -48,11 +49,35 @@ impl Home {
         self.users.values().map(|present| &present.member)
     }
 
+    /// Notes whether the other instances know of the user, or are about to.
+    pub fn set_registered(&mut self, user: &UserId, registered: bool) {
+        if let Some(present) = self.users.get_mut(user) {
+            present.registered = registered;
+        }
+    }
+
+    /// The other instances know of all users now.
+    pub fn set_all_registered(&mut self) {
+        self.users.values_mut().for_each(|present| present.registered = true);
+    }
+
+    /// The users that the other instances know of, and those that they do not.
+    pub fn by_registration(&self) -> (Vec<Member>, Vec<Member>) {
+        let of = |registered| {
+            let present = self.users.values().filter(move |present| present.registered == registered);
+            present.map(|present| present.member.clone()).collect()
+        };
+        (of(true), of(false))
+    }
+
     fn join(&mut self, connection: ConnectionId, member: &Member) -> bool {
         let entry = self.users.entry(member.user.clone());
         let enters = matches!(entry, Entry::Vacant(_));
-        let present =
-            entry.or_insert_with(|| Present { member: member.clone(), connections: SmallVec::new() });
+        let present = entry.or_insert_with(|| Present {
+            member: member.clone(),
+            connections: SmallVec::new(),
+            registered: false,
+        });
         if present.connections.contains(&connection) {
             return false;
         }
@@ -101,7 +126,7 @@ pub struct Homes {
 impl Homes {
     /// The connection is in the room from now on. Returns the room, and whether this is the user's
     /// first connection in it; joining twice changes nothing.
-    pub fn join(&mut self, room: &RoomId, connection: ConnectionId, member: &Member) -> (&Home, bool) {
+    pub fn join(&mut self, room: &RoomId, connection: ConnectionId, member: &Member) -> (&mut Home, bool) {
         let home = self.rooms.entry(room.clone()).or_default();
         let enters = home.join(connection, member);
         (home, enters)
@@ -166,6 +191,9 @@ mod tests {
         assert!(!homes.join(&room, connection(1, 1), &alice).1);
         assert!(homes.join(&room, connection(0, 2), &bob).1);
         assert_eq!(homes.get("r").unwrap().user_count(), 2);
+        homes.get_mut("r").unwrap().set_registered(&bob.user, true);
+        let (known, unknown) = homes.get("r").unwrap().by_registration();
+        assert_eq!((known, unknown), (vec![bob.clone()], vec![alice.clone()]));
         assert_eq!(homes.leave(&room, connection(0, 1), &alice.user), None);
         assert_eq!(homes.leave(&room, connection(0, 1), &alice.user), None, "it had left already");
         let left = homes.leave(&room, connection(1, 1), &alice.user).unwrap();

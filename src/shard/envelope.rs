@@ -224,8 +224,10 @@ pub enum UplinkCommand {
         room: RoomId,
         /// Where its messages go.
         route: Arc<RoomRoute>,
-        /// This instance's users in the room.
+        /// This instance's users in the room that the uplink has registered before.
         members: Vec<Member>,
+        /// Those that came while the link was down: the other instances have not heard of them.
+        newcomers: Vec<Member>,
         /// Whether members of this instance published while the link was down: then the other
         /// instances' members are told to resync.
         published: bool,

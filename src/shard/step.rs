@@ -62,6 +62,10 @@ impl Shard {
     fn home_join(&mut self, join: Box<Join>) {
         let linked = self.is_linked();
         let (home, enters) = self.homes.join(&join.room, join.asker.connection, &join.member);
+        if enters || join.again {
+            // A request that is made again was lost with the link, and nobody heard of the user.
+            home.set_registered(&join.member.user, linked);
+        }
         let route = home.route.clone();
         if let (Some(uplink), true) = (&mut self.uplink, linked) {
             uplink.commands.send(UplinkCommand::Join { enters: enters || join.again, join, route });
@@ -144,7 +148,10 @@ impl Shard {
                 self.ask_again();
             }
             LinkState::Restoring => self.restore(),
-            LinkState::Up => self.deliver_to_everyone(&event::cluster_status(ClusterStatus::Ok)),
+            LinkState::Up => {
+                self.homes.iter_mut().for_each(|(_, home)| home.set_all_registered());
+                self.deliver_to_everyone(&event::cluster_status(ClusterStatus::Ok));
+            }
             LinkState::Down => {}
         }
     }
@@ -153,10 +160,12 @@ impl Shard {
     fn restore(&mut self) {
         let Some(uplink) = &mut self.uplink else { return };
         for (room, home) in self.homes.iter_mut() {
+            let (members, newcomers) = home.by_registration();
             uplink.commands.send(UplinkCommand::Restore {
                 room: room.clone(),
                 route: home.route.clone(),
-                members: home.members().cloned().collect(),
+                members,
+                newcomers,
                 published: home.route.take_published_alone(),
             });
         }
@@ -252,7 +261,7 @@ impl Shard {
         let newcomer = self.users.slots(member.user.as_str()).iter().copied().find(|slot| {
             self.sessions[*slot as usize]
                 .as_ref()
-                .is_some_and(|session| self.socket_id(session.id).to_string() == *member.socket)
+                .is_some_and(|session| self.socket_id(session.id).text().as_str() == &*member.socket)
         });
         let outboxes = &mut self.outboxes;
         for member in &self.directory.slice(number).members {

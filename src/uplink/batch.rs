@@ -154,7 +154,8 @@ impl Packer {
 
     /// The batch of `records` (see [`push_event`]).
     pub fn pack(&mut self, head: Header, records: &[u8]) -> Vec<u8> {
-        let mut batch = header(head).to_vec();
+        let mut batch = Vec::with_capacity(HEADER_BYTES + records.len());
+        batch.extend_from_slice(&header(head));
         if records.len() >= self.compress_from
             && let Ok(packed) = self.compressor.compress(records)
             && packed.len() + size_of::<u32>() < records.len()

@@ -9,9 +9,10 @@ use smallvec::SmallVec;
 
 use super::batch::{self, BatchError, Header, Origin, Record, Sequence, Unpacker};
 use super::channel::Channel;
-use super::foreign::{self, Audience};
-use super::frame::{Frames, frame};
 use super::presence::decode_member;
+use crate::codec::frame;
+use crate::command::decode::{Scratch, decode_publication};
+use crate::command::event::{self, RoomMessage};
 use crate::identity::{RoomId, ShardId, UserId};
 use crate::metrics::UplinkCells;
 use crate::room::route::RoomRoute;
@@ -27,8 +28,18 @@ const ORIGINS_PER_ROOM: usize = 64;
 /// all its rooms are meant.
 const OVERFLOWED_ROOMS: usize = 1_024;
 
+/// Messages waiting for a full queue from which on presence is dropped too, and all rooms of the shard
+/// are told to resync: some MB per shard, and seconds of what a cluster says about presence.
+const PRESENCE_WAITING: usize = 16_384;
+
 /// Milliseconds between two log lines about garbage: whoever publishes it must not fill the log.
 const GARBAGE_LOG_MS: u64 = 60_000;
+
+/// Bytes of one publication of another program: as large as anyone would want to send to browsers.
+const PAYLOAD_BYTES: usize = 1 << 20;
+
+/// The `senderId` of what no client has sent.
+const SENDER: &str = "server";
 
 /// Reasons of a `room_resync`, as clients are told.
 pub mod reason {
@@ -50,11 +61,36 @@ struct Room {
     last: SmallVec<[(Origin, u64); 2]>,
 }
 
-/// What a shard has missed since its queue overflowed.
+/// Rooms of a shard that missed something because its queue was full. Their members are told once the
+/// queue has room: not before, or what is lost meanwhile would lie behind the telling.
 #[derive(Default)]
 struct Overflow {
     rooms: HashSet<RoomId>,
     all: bool,
+}
+
+impl Overflow {
+    fn add(&mut self, room: &RoomId) {
+        if self.all || self.rooms.contains(room) {
+            return;
+        }
+        self.all = self.rooms.len() == OVERFLOWED_ROOMS;
+        self.rooms.insert(room.clone());
+    }
+
+    /// Tells the shard as far as its queue has room.
+    fn tell(&mut self, shard: &mut Outlet<Envelope>) {
+        let resync = |room| Envelope::RoomResync { room, reason: reason::OVERFLOW };
+        if !self.all {
+            self.rooms.retain(|room| shard.offer(resync(Some(room.clone()))).is_err());
+        } else if shard.offer(resync(None)).is_ok() {
+            *self = Self::default();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.all && self.rooms.is_empty()
+    }
 }
 
 /// The way from the uplink to the shards.
@@ -64,6 +100,7 @@ pub struct Delivery {
     overflows: Vec<Overflow>,
     rooms: HashMap<RoomId, Room>,
     unpacker: Unpacker,
+    scratch: Scratch,
     garbage_logged: u64,
     cells: Arc<UplinkCells>,
 }
@@ -79,8 +116,16 @@ impl Delivery {
         cells: Arc<UplinkCells>,
     ) -> std::io::Result<Self> {
         let overflows = shards.iter().map(|_| Overflow::default()).collect();
-        let (rooms, unpacker) = (HashMap::new(), Unpacker::new()?);
-        Ok(Self { this, shards, overflows, rooms, unpacker, garbage_logged: 0, cells })
+        Ok(Self {
+            this,
+            shards,
+            overflows,
+            rooms: HashMap::new(),
+            unpacker: Unpacker::new()?,
+            scratch: Scratch::default(),
+            garbage_logged: 0,
+            cells,
+        })
     }
 
     /// How many shards there are.
@@ -132,12 +177,9 @@ impl Delivery {
     pub fn flush(&mut self) -> bool {
         let mut waits = false;
         for (shard, overflow) in self.shards.iter_mut().zip(&mut self.overflows) {
+            overflow.tell(shard);
             shard.flush();
-            if shard.backlog() > 0 {
-                waits = true;
-            } else if overflow.all || !overflow.rooms.is_empty() {
-                *overflow = Overflow::default();
-            }
+            waits |= shard.backlog() > 0 || !overflow.is_empty();
         }
         waits
     }
@@ -167,16 +209,13 @@ impl Delivery {
     }
 
     fn deliver_foreign(&mut self, channel: Channel<'_>, payload: &[u8], timestamp: u64) {
-        let audience = match channel {
-            Channel::Room(room) => Audience::Room(room),
-            Channel::User(_) => Audience::User,
-            _ => Audience::Global,
-        };
-        let Some(event) = foreign::event(audience, payload, timestamp) else {
-            return self.garbage(payload, timestamp);
-        };
-        self.cells.foreign_in.add(1);
-        self.frame(channel, frame(&event));
+        match foreign_frame(channel, payload, timestamp, &mut self.scratch) {
+            Some(frame) => {
+                self.cells.foreign_in.add(1);
+                self.frame(channel, frame);
+            }
+            None => self.garbage(payload, timestamp),
+        }
     }
 
     fn deliver_batch(&mut self, channel: Channel<'_>, payload: &[u8]) -> Result<(), BatchError> {
@@ -195,17 +234,12 @@ impl Delivery {
         if let Channel::Room(name) = channel {
             self.check_sequence(name, header);
         }
-        let (mut events, mut bytes) = (0, 0);
-        for record in records {
-            if let Record::Event(text) = record {
-                (events, bytes) = (events + 1, bytes + text.len());
-            }
-        }
-        self.cells.received.add(events as u64);
-        let mut frames = Frames::with_capacity(events, bytes);
         for record in records {
             match (record, channel) {
-                (Record::Event(text), _) => self.frame(channel, frames.frame(text)),
+                (Record::Event(text), _) => {
+                    self.cells.received.add(1);
+                    self.frame(channel, frame::text(text));
+                }
                 (Record::Presence { joined, member_count, member }, Channel::Room(name)) => {
                     self.presence(name, *joined, *member_count, member);
                 }
@@ -264,36 +298,74 @@ impl Delivery {
         }
     }
 
-    /// Sends an event if the shard's queue has room; if not, the room's members are told to resync,
-    /// in the place of what is lost.
+    /// Sends an event if the shard's queue has room; if not, the room's members will be told to resync.
     fn offer(&mut self, shard: ShardId, envelope: Envelope, room: Option<&RoomId>) {
         let outlet = &mut self.shards[shard.index()];
         if outlet.offer(envelope).is_ok() {
             return;
         }
         self.cells.deliveries_dropped.add(1);
-        let (Some(room), overflow) = (room, &mut self.overflows[shard.index()]) else { return };
-        if overflow.all || overflow.rooms.contains(room) {
-            return;
+        if let Some(room) = room {
+            self.overflows[shard.index()].add(room);
         }
-        overflow.all = overflow.rooms.len() == OVERFLOWED_ROOMS;
-        overflow.rooms.insert(room.clone());
-        let room = if overflow.all { None } else { Some(room.clone()) };
-        outlet.send(Envelope::RoomResync { room, reason: reason::OVERFLOW });
+    }
+
+    /// Sends what a room's members are to know, now or once the queue has room. When too much waits
+    /// already, the members of all the shard's rooms will be told to resync instead.
+    fn send(&mut self, shard: ShardId, envelope: Envelope) {
+        let outlet = &mut self.shards[shard.index()];
+        if outlet.backlog() < PRESENCE_WAITING {
+            outlet.send(envelope);
+        } else {
+            self.cells.deliveries_dropped.add(1);
+            self.overflows[shard.index()].all = true;
+        }
     }
 
     fn presence(&mut self, name: &str, joined: bool, member_count: u32, member: &[u8]) {
         let (Some(room), Some(member)) = (self.rooms.get(name), decode_member(member)) else { return };
         let presence = Presence { room: room.id.clone(), joined, member, member_count };
         for shard in room.route.shards() {
-            self.shards[shard.index()].send(Envelope::Presence(Box::new(presence.clone())));
+            self.send(shard, Envelope::Presence(Box::new(presence.clone())));
         }
     }
 
     fn resync_room(&mut self, name: &str, reason: &'static str) {
         let Some(room) = self.rooms.get(name) else { return };
-        for shard in room.route.shards() {
-            self.shards[shard.index()].send(Envelope::RoomResync { room: Some(room.id.clone()), reason });
+        let (id, route) = (room.id.clone(), room.route.shards());
+        for shard in route {
+            self.send(shard, Envelope::RoomResync { room: Some(id.clone()), reason });
         }
     }
 }
+
+/// The event of another program's publication; nothing if it is not an object as documented.
+fn foreign_frame(
+    channel: Channel<'_>,
+    payload: &[u8],
+    timestamp_ms: u64,
+    scratch: &mut Scratch,
+) -> Option<Bytes> {
+    if payload.len() > PAYLOAD_BYTES {
+        return None;
+    }
+    let publication = decode_publication(std::str::from_utf8(payload).ok()?, scratch).ok()?;
+    let (message_id, data) = (publication.message_id, publication.data);
+    match channel {
+        Channel::Room(room) => Some(event::room_message(&RoomMessage {
+            room,
+            sender: SENDER,
+            sender_socket: None,
+            timestamp_ms,
+            message_id,
+            offset: None,
+            data,
+        })),
+        Channel::User(_) => Some(event::user_message(SENDER, timestamp_ms, message_id, data)),
+        Channel::Global => Some(event::global_message(SENDER, timestamp_ms, data)),
+        Channel::Instances => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

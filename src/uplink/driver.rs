@@ -1,6 +1,7 @@
 //! The uplink's two threads: clocks, sockets and queues around the logic.
 
 use std::net::TcpStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -26,6 +27,9 @@ use crate::shard::outlet::{Outlet, Waker};
 
 /// Longest sleep of the publisher: how late it notices a closed connection or the order to stop.
 const PUBLISHER_TICK: Duration = Duration::from_millis(100);
+
+/// Longest sleep while publications gather: at 300,000 a second 300 have come.
+const GATHER_TICK: Duration = Duration::from_millis(1);
 
 /// Wait before a full queue or socket is tried again.
 const RETRY: Duration = Duration::from_millis(1);
@@ -102,11 +106,7 @@ pub fn start(
     let ingress_link = link(settings, instance, "ingress", now)?;
     let ingress =
         Ingress::new(settings, (instance, origin), ingress_link, delivery, reached, Arc::clone(&cells), now);
-    let batching = Batching {
-        age: settings.batch_age,
-        size: settings.batch_bytes,
-        compress_from: settings.batch_compress_bytes,
-    };
+    let batching = Batching { size: settings.batch_bytes, compress_from: settings.batch_compress_bytes };
     let publisher = Publisher::new(Channels::new(&settings.prefix), origin, batching, cells)?;
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -130,6 +130,7 @@ pub fn start(
         publications,
         pair,
         wanted: 0,
+        pace: Pace::Idle,
         waker: Arc::clone(&waker),
         stop: Arc::clone(&stop),
         load,
@@ -168,6 +169,7 @@ fn spawn(
     run: impl FnOnce() + Send + 'static,
 ) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let thread = std::thread::current();
         if let Some(cpu) = cpu.filter(|cpu| *cpu < rustix::thread::CpuSet::MAX_CPU) {
             let mut set = rustix::thread::CpuSet::new();
             set.set(cpu);
@@ -175,7 +177,13 @@ fn spawn(
                 tracing::warn!(cpu, %error, "the uplink's thread cannot be pinned");
             }
         }
-        run();
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            // The panic itself has been printed. Going on would mean members cut off from the others of
+            // their room without being told; an instance that ends is noticed, replaced and cleared away.
+            let name = thread.name().unwrap_or_default();
+            eprintln!("tableforge: the uplink's thread {name} has panicked: ending the process");
+            std::process::abort();
+        }
     })
 }
 
@@ -190,9 +198,8 @@ impl UplinkHandle {
             return;
         }
         for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the uplink has panicked");
-            }
+            // A panic in it would have ended the process.
+            let _ = thread.join();
         }
     }
 }
@@ -291,12 +298,13 @@ impl IngressThread {
         if let Some(stream) = stream {
             for _ in 0..READS_PER_TURN {
                 let now = Instant::now();
-                if !socket::read(stream, ingress.link(), buffer, events, now)? {
-                    break;
-                }
+                let more = socket::read(stream, ingress.link(), buffer, events, now)?;
                 let timestamp = milliseconds();
                 for event in events.drain(..) {
                     ingress.event(event, timestamp, now)?;
+                }
+                if !more {
+                    break;
                 }
             }
         }
@@ -332,10 +340,23 @@ impl IngressThread {
             }
             // An interrupted or failed poll is a short sleep: the next turn looks at everything anyway.
             let _ = poll(&mut fds, Some(&until(deadline)));
+            if fds[0].revents().contains(PollFlags::IN) {
+                self.waker.drain();
+            }
         }
         self.waker.awake();
-        self.waker.drain();
     }
+}
+
+/// How much the publisher has to do, which decides how it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// Nothing came of late: the next publication wakes the thread.
+    Idle,
+    /// Publications keep coming: the thread looks for them at the pace of the batches.
+    Busy,
+    /// More had come than a batch holds: there is no time to wait.
+    Behind,
 }
 
 struct PublisherThread<L> {
@@ -348,6 +369,7 @@ struct PublisherThread<L> {
     pair: Arc<Pair>,
     /// The value of [`Pair::wanted`] that was seen last.
     wanted: u64,
+    pace: Pace,
     /// Wakes the ingress when the connection changes.
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
@@ -366,7 +388,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
             self.note(&mut stream, outcome);
         }
         while let Ok(publication) = self.publications.try_recv() {
-            self.publisher.add(publication, Instant::now());
+            self.publisher.add(publication);
             if self.publisher.is_full() {
                 let outcome = self.turn(&mut stream, &mut buffer);
                 self.note(&mut stream, outcome);
@@ -392,8 +414,36 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         }
     }
 
-    /// Takes what the shards publish, until it is time to send it or to do something else.
+    /// Takes what the shards publish. Waking this thread costs a shard a system call, so it is woken only
+    /// by the first publication after a pause; it then sleeps while more gather behind that one.
     fn gather(&mut self) {
+        if self.pace == Pace::Idle && !self.await_publication() {
+            return;
+        }
+        let now = Instant::now();
+        let until = if self.pace == Pace::Behind { now } else { now + self.settings.batch_age };
+        self.pace = Pace::Idle;
+        loop {
+            while !self.publisher.is_full()
+                && let Ok(publication) = self.publications.try_recv()
+            {
+                self.publisher.add(publication);
+                self.pace = Pace::Busy;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if self.publisher.is_full() {
+                self.pace = Pace::Behind;
+                return;
+            }
+            if left.is_zero() {
+                return;
+            }
+            std::thread::sleep(left.min(GATHER_TICK));
+        }
+    }
+
+    /// Waits for a publication, or until something else is to be done; false then.
+    fn await_publication(&mut self) -> bool {
         let now = Instant::now();
         let mut until = now + PUBLISHER_TICK;
         if self.link.is_up() {
@@ -403,20 +453,16 @@ impl<L: Fn() -> Load> PublisherThread<L> {
             until = until.min(now + RETRY);
         }
         until = until.min(self.link.deadline().max(now));
-        if let Some(due) = self.publisher.due() {
-            until = until.min(due);
-        }
-        while !self.publisher.is_full() {
-            match self.publications.recv_deadline(until) {
-                Ok(publication) => {
-                    self.publisher.add(publication, Instant::now());
-                    until = until.min(self.publisher.due().unwrap_or(until));
-                }
-                Err(RecvTimeoutError::Timeout) => return,
-                // All shards have ended: only the order to stop is to come.
-                Err(RecvTimeoutError::Disconnected) => {
-                    return std::thread::sleep(until.saturating_duration_since(Instant::now()));
-                }
+        match self.publications.recv_deadline(until) {
+            Ok(publication) => {
+                self.publisher.add(publication);
+                true
+            }
+            Err(RecvTimeoutError::Timeout) => false,
+            // All shards have ended: only the order to stop is to come.
+            Err(RecvTimeoutError::Disconnected) => {
+                std::thread::sleep(until.saturating_duration_since(Instant::now()));
+                false
             }
         }
     }
@@ -434,9 +480,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
             self.link.connected(Instant::now());
         }
         let now = Instant::now();
-        if self.publisher.is_full() || self.publisher.due().is_some_and(|due| due <= now) {
-            self.publisher.flush(&mut self.link, now);
-        }
+        self.publisher.flush(&mut self.link, now);
         if self.link.is_up() && self.heartbeat_at <= now {
             self.heartbeat_at = now + self.settings.heartbeat_interval;
             self.heartbeat(false);

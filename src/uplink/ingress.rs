@@ -94,8 +94,11 @@ pub struct Ingress {
     heartbeat: Duration,
     threshold: Duration,
     reap_every: Duration,
-    /// Whether this process has been registered before.
-    registered: bool,
+    /// When this process last asked to be registered with success; nothing before the first time.
+    registered: Option<Instant>,
+    /// Whether others still hold those members as present that this instance has announced: that it
+    /// cannot have been taken for dead since.
+    held: bool,
     /// Whether members may have missed something since the link was last up.
     missed: bool,
     /// What the shards were told last.
@@ -130,7 +133,8 @@ impl Ingress {
             heartbeat: *heartbeat_interval,
             threshold: *inactive_threshold,
             reap_every: (*cleanup_interval).min(*inactive_threshold / REAPS_PER_THRESHOLD),
-            registered: reached,
+            registered: reached.then_some(now),
+            held: false,
             missed: !reached,
             told: LinkState::Restoring,
             publisher_losses: 0,
@@ -177,9 +181,9 @@ impl Ingress {
         if self.stage == Stage::Left || self.stage == Stage::Leaving {
             return;
         }
-        self.stage = if self.link.is_up() { Stage::Leaving } else { Stage::Left };
+        self.stage = if self.link.is_connected() { Stage::Leaving } else { Stage::Left };
         self.cells.link_up.set(0);
-        if self.stage == Stage::Leaving {
+        if self.link.is_up() {
             self.call(Call::Unregister, now);
         }
     }
@@ -245,7 +249,7 @@ impl Ingress {
         }
         if self.timers.register <= now {
             self.timers.register = now + self.heartbeat;
-            self.call(Call::Register { first: !self.registered }, now);
+            self.register(now);
         }
         if self.timers.reap <= now {
             self.timers.reap = now + self.reap_every;
@@ -286,8 +290,12 @@ impl Ingress {
                 self.unsubscribe(Channel::User(user.as_str()), now);
                 self.users.remove(&user);
             }
-            UplinkCommand::Restore { room, route, members, published } => {
-                self.restore_room(room, route, members, published, now);
+            UplinkCommand::Restore { room, route, members, newcomers, published } => {
+                self.subscribe_room(&room, route, now);
+                if published {
+                    self.tell_others_to_resync(&room, now);
+                }
+                self.restore(room, members, newcomers, now);
             }
             UplinkCommand::RestoreUsers { users } => {
                 for user in users {
@@ -300,23 +308,20 @@ impl Ingress {
         }
     }
 
-    fn restore_room(
-        &mut self,
-        room: RoomId,
-        route: Arc<RoomRoute>,
-        members: Vec<Member>,
-        published: bool,
-        now: Instant,
-    ) {
-        self.subscribe_room(&room, route, now);
-        if published {
-            let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, presence: false };
-            let mut resync = batch::header(head).to_vec();
-            batch::push_resync(&mut resync);
-            let channel = self.channels.name(Channel::Room(room.as_str()));
-            self.link.send(cmd("PUBLISH").arg(channel).arg(resync), Expect::Nothing, now);
+    fn tell_others_to_resync(&mut self, room: &RoomId, now: Instant) {
+        let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, presence: false };
+        let mut resync = batch::header(head).to_vec();
+        batch::push_resync(&mut resync);
+        let channel = self.channels.name(Channel::Room(room.as_str()));
+        self.link.send(cmd("PUBLISH").arg(channel).arg(resync), Expect::Nothing, now);
+    }
+
+    fn restore(&mut self, room: RoomId, announced: Vec<Member>, mut newcomers: Vec<Member>, now: Instant) {
+        let mut held = announced;
+        if !self.held {
+            newcomers.append(&mut held);
         }
-        self.call(Call::Restore { room, members }, now);
+        self.call(Call::Restore { room, held, newcomers }, now);
     }
 
     fn begin_restoring(&mut self) {
@@ -341,7 +346,7 @@ impl Ingress {
             if !self.delivery.has_room(&name)
                 && let Some(room) = RoomId::parse(&name)
             {
-                self.call(Call::Restore { room, members: Vec::new() }, now);
+                self.restore(room, Vec::new(), Vec::new(), now);
             }
         }
         if self.stage == Stage::Sweeping {
@@ -407,8 +412,9 @@ impl Ingress {
     }
 
     fn link_up(&mut self, now: Instant) {
-        if self.stage != Stage::Down {
-            return;
+        if self.stage == Stage::Leaving {
+            // The order to stop came during the handshake; the name has been registered before it.
+            return self.call(Call::Unregister, now);
         }
         self.stage = Stage::Registering;
         // When Redis itself was away, all instances look silent: first they get the time to come back.
@@ -417,7 +423,11 @@ impl Ingress {
         self.timers = Timers { register: now + self.heartbeat, reap, renew };
         self.subscribe(Channel::Instances, None, now);
         self.subscribe(Channel::Global, None, now);
-        self.call(Call::Register { first: !self.registered }, now);
+        self.register(now);
+    }
+
+    fn register(&mut self, now: Instant) {
+        self.call(Call::Register { first: self.registered.is_none(), at: now }, now);
     }
 
     fn message(&mut self, channel: &[u8], payload: &[u8], timestamp: u64, now: Instant) {
@@ -450,8 +460,8 @@ impl Ingress {
                 self.members(room, asker, member_count, members);
             }
             Call::Occupied => self.swept(presence::decode_list(answer).ok_or(unreadable)?, now),
-            Call::Register { .. } => {
-                self.registration(presence::decode_registered(answer).ok_or(unreadable)?, now)?;
+            Call::Register { at, .. } => {
+                self.registration(presence::decode_registered(answer).ok_or(unreadable)?, at, now)?;
             }
             Call::Reap => {
                 let silent = presence::decode_text(&answer).ok_or(unreadable)?;
@@ -480,22 +490,33 @@ impl Ingress {
         self.delivery.control(shard, Envelope::Members { room, asker, member_count, members });
     }
 
-    fn registration(&mut self, registered: Registered, now: Instant) -> Result<(), LinkError> {
-        match registered {
+    fn registration(&mut self, answer: Registered, at: Instant, now: Instant) -> Result<(), LinkError> {
+        match answer {
             Registered::Held { .. } => {
                 return Err(LinkError::Other("another live process uses this INSTANCE_ID"));
             }
-            Registered::Clearing => self.call(Call::Register { first: !self.registered }, now),
+            Registered::Clearing if self.stage == Stage::Leaving => {}
+            Registered::Clearing => self.register(now),
             Registered::Alive { known, instances } => {
-                self.registered = true;
+                // Nobody can have removed it since: that takes a silence as long as the threshold.
+                let held = self.registered.is_some_and(|last| now < last + self.threshold);
+                self.registered = Some(at);
                 for instance in instances {
                     self.registry.heard(instance, now);
                 }
                 self.cells.instances.set(self.registry.alive() as u64);
                 match self.stage {
-                    Stage::Registering => self.stage = Stage::Alone,
+                    Stage::Registering => {
+                        self.stage = Stage::Alone;
+                        self.held = held;
+                    }
                     Stage::Restoring { .. } | Stage::Sweeping | Stage::Up if !known => {
-                        tracing::warn!("this instance was taken for dead: its members are registered again");
+                        tracing::warn!(
+                            "Redis has lost this instance, or others took it for dead: registering again"
+                        );
+                        self.held = held;
+                        // Leaves of members that Redis no longer knew were announced to nobody.
+                        self.missed = true;
                         self.begin_restoring();
                     }
                     _ => {}

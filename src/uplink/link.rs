@@ -121,6 +121,11 @@ impl<T> Link<T> {
         matches!(self.phase, Phase::Waiting { until } if until <= now)
     }
 
+    /// Whether there is a connection: up, or with its handshake under way.
+    pub fn is_connected(&self) -> bool {
+        !matches!(self.phase, Phase::Waiting { .. })
+    }
+
     /// Whether commands may be sent.
     pub fn is_up(&self) -> bool {
         matches!(self.phase, Phase::Up)
@@ -174,11 +179,29 @@ impl<T> Link<T> {
         self.enqueue(command, Awaited::Command(tag), now);
     }
 
+    /// Publishes `payload`; otherwise as [`Link::send`]. Written without a [`Cmd`], which would copy it.
+    pub fn publish(&mut self, channel: &str, payload: &[u8], tag: T, now: Instant) {
+        debug_assert!(self.is_up());
+        self.expect(Awaited::Command(tag), now);
+        self.output.extend_from_slice(b"*3\r\n$7\r\nPUBLISH\r\n");
+        for argument in [channel.as_bytes(), payload] {
+            self.output.push(b'$');
+            self.output.extend_from_slice(itoa::Buffer::new().format(argument.len()).as_bytes());
+            self.output.extend_from_slice(b"\r\n");
+            self.output.extend_from_slice(argument);
+            self.output.extend_from_slice(b"\r\n");
+        }
+    }
+
     fn enqueue(&mut self, command: &Cmd, awaited: Awaited<T>, now: Instant) {
+        self.expect(awaited, now);
+        command.write_packed_command(&mut self.output);
+    }
+
+    fn expect(&mut self, awaited: Awaited<T>, now: Instant) {
         if self.awaited.is_empty() {
             self.progress = now;
         }
-        command.write_packed_command(&mut self.output);
         self.awaited.push_back(awaited);
     }
 

@@ -12,8 +12,6 @@ pub mod batch;
 pub mod channel;
 pub mod delivery;
 pub mod driver;
-pub mod foreign;
-pub mod frame;
 pub mod ingress;
 pub mod link;
 pub mod preflight;

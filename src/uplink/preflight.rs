@@ -91,7 +91,7 @@ impl Session {
         let mut last_age = Duration::ZERO;
         let mut waiting = false;
         loop {
-            let answer = self.call(caller, &Call::Register { first: true })?;
+            let answer = self.call(caller, &Call::Register { first: true, at: Instant::now() })?;
             match presence::decode_registered(answer) {
                 Some(Registered::Alive { .. }) => return Ok(Ok(())),
                 Some(Registered::Clearing) => {}
@@ -101,10 +101,10 @@ impl Session {
                 }
                 Some(Registered::Held { age, grace }) => {
                     if !std::mem::replace(&mut waiting, true) {
-                        let left = grace.saturating_sub(age);
-                        tracing::info!(
-                            ?left,
-                            "this INSTANCE_ID was in use just now: waiting whether it still is"
+                        tracing::warn!(
+                            at_most = ?grace.saturating_sub(age),
+                            "a process with this INSTANCE_ID was alive a moment ago and has not signed off: \
+                             waiting until it is certainly dead (after a clean stop there is no wait)"
                         );
                     }
                     last_age = age;

@@ -2,7 +2,7 @@
 -- ARGV: prefix, operation, seconds until unrenewed keys expire, head of a presence batch, then the
 -- operation's own. Key names depend on the data, so this does not run on a Redis Cluster.
 local prefix, operation, ttl, head = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local registry, boots = prefix .. 'registry', prefix .. 'boots'
+local registry, boots, told = prefix .. 'registry', prefix .. 'boots', prefix .. 'told'
 local ROOMS_PER_CALL = 100 -- bounds how long one call blocks Redis
 
 local function entries_of(room) return prefix .. 'presence:' .. room end
@@ -16,16 +16,28 @@ end
 
 local function digits(number) return string.format('%.0f', number) end
 
+-- While `told` exists, Redis has come back without its data not long ago. Someone is being told a list or a
+-- count of this room: what is restored later must be announced to them.
+local function note_told(room)
+  if redis.call('EXISTS', told) == 1 then redis.call('SADD', told, room) end
+end
+
+local function is_untold(room)
+  return redis.call('EXISTS', told) == 1 and redis.call('SISMEMBER', told, room) == 0
+end
+
 -- Record kind 2 of the batch format.
 local function announce(room, joined, member)
+  note_told(room)
   local count = redis.call('HLEN', members_of(room))
   redis.call('PUBLISH', prefix .. 'rooms:' .. room,
     head .. struct.pack('<BI4BI4', 2, #member + 5, joined, count) .. member)
 end
 
-local function enter(room, instance, user, member)
+local function enter(room, instance, user, member, quietly)
   if redis.call('HSET', entries_of(room), instance .. '|' .. user, member) == 1
-    and redis.call('HINCRBY', members_of(room), user, 1) == 1 then
+    and redis.call('HINCRBY', members_of(room), user, 1) == 1
+    and not quietly then
     announce(room, 1, member)
   end
 end
@@ -76,6 +88,7 @@ function operations.join(room, instance, user, member, enters, wanted)
     enter(room, instance, user, member)
     occupy(room, instance)
   end
+  note_told(room)
   return { redis.call('HLEN', members_of(room)), wanted == '1' and redis.call('HVALS', entries_of(room)) or {} }
 end
 
@@ -86,16 +99,20 @@ function operations.leave(room, instance, user, last)
 end
 
 function operations.members(room)
+  note_told(room)
   return { redis.call('HLEN', members_of(room)), redis.call('HVALS', entries_of(room)) }
 end
 
--- The rest of ARGV is the instance's members of the room: user, member, user, member …
-function operations.restore(room, instance)
+-- The rest of ARGV is the instance's members of the room: user, member, user, member … The other instances'
+-- members hold the first `held` of them as present: these come back quietly when Redis has lost them, unless
+-- someone has been told meanwhile that the room is without them.
+function operations.restore(room, instance, held)
   local kept = {}
-  for i = 7, #ARGV, 2 do kept[ARGV[i]] = true end
+  for i = 8, #ARGV, 2 do kept[ARGV[i]] = true end
   leave_all_but(room, instance, kept)
-  for i = 7, #ARGV, 2 do enter(room, instance, ARGV[i], ARGV[i + 1]) end
-  if #ARGV >= 7 then
+  local quiet = is_untold(room) and held * 2 or 0
+  for i = 8, #ARGV, 2 do enter(room, instance, ARGV[i], ARGV[i + 1], i < 8 + quiet) end
+  if #ARGV >= 8 then
     occupy(room, instance)
   else
     redis.call('SREM', occupied_by(instance), room)
@@ -122,6 +139,10 @@ function operations.register(instance, origin, heartbeat, threshold, first)
     end
   end
   if not known and (entry or first == '1') and not clear(instance) then return { 'clearing' } end
+  if redis.call('EXISTS', registry) == 0 then
+    redis.call('SADD', told, '')
+    redis.call('EXPIRE', told, math.ceil(threshold / 1000))
+  end
   redis.call('HSET', boots, instance, origin .. ' ' .. heartbeat)
   redis.call('ZADD', registry, digits(time), instance)
   redis.call('EXPIRE', boots, ttl)
@@ -176,6 +197,7 @@ function operations.probe()
     { 'SMEMBERS', occupied }, { 'SSCAN', occupied, '0' }, { 'EXISTS', occupied },
     { 'ZADD', registry, '0', '0' }, { 'ZREM', registry, '0' }, { 'ZSCORE', registry, '0' },
     { 'ZRANGEBYSCORE', registry, '0', '0' }, { 'HSET', boots, '0', '0' },
+    { 'SADD', told, '0' }, { 'SISMEMBER', told, '0' }, { 'EXISTS', told }, { 'EXPIRE', told, '1' },
   }
   for _, command in ipairs(needed) do
     if not redis.acl_check_cmd(unpack(command)) then

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{Cmd, Script, Value, cmd};
 use serde::{Deserialize, Serialize};
@@ -44,12 +44,14 @@ pub enum Call {
         /// Who asks.
         asker: Asker,
     },
-    /// This instance's members of the room are exactly these.
+    /// This instance's members of the room are exactly these; none to take the instance out of it.
     Restore {
         /// The room.
         room: RoomId,
-        /// The members; none to take the instance out of the room.
-        members: Vec<Member>,
+        /// Those whom the other instances' members hold as present.
+        held: Vec<Member>,
+        /// Those who are news to them.
+        newcomers: Vec<Member>,
     },
     /// The rooms in which this instance is registered; answered with a list.
     Occupied,
@@ -57,6 +59,8 @@ pub enum Call {
     Register {
         /// Whether this process has never been registered.
         first: bool,
+        /// When the call was made: the registration is not older.
+        at: Instant,
     },
     /// Removes a silent instance; answered with its name or nothing.
     Reap,
@@ -125,13 +129,13 @@ impl Caller {
             Call::Members { room, .. } => {
                 command.arg(room.as_str());
             }
-            Call::Restore { room, members } => {
-                command.arg(room.as_str()).arg(instance);
-                for member in members {
+            Call::Restore { room, held, newcomers } => {
+                command.arg(room.as_str()).arg(instance).arg(held.len());
+                for member in held.iter().chain(newcomers) {
                     command.arg(member.user.as_str()).arg(encode_member(member));
                 }
             }
-            Call::Register { first } => {
+            Call::Register { first, .. } => {
                 command.arg(instance).arg(origin).arg(self.heartbeat.as_millis() as u64);
                 command.arg(self.threshold.as_millis() as u64).arg(u8::from(*first));
             }

@@ -1,10 +1,9 @@
 //! What this instance publishes: events gather per channel and go out as batches, pipelined.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::cmd;
+use hashbrown::{HashMap, HashSet};
 
 use super::batch::{self, Header, Origin, Packer, Sequence};
 use super::channel::{Channel, Channels};
@@ -46,25 +45,21 @@ struct Numbering {
 pub struct Publisher {
     channels: Channels,
     origin: Origin,
-    age: Duration,
     size: usize,
     packer: Packer,
     gathering: HashMap<Target, Gathering>,
     /// In the order in which the targets' first events came.
     order: Vec<Target>,
     bytes: usize,
-    oldest: Option<Instant>,
     numbering: HashMap<RoomId, Numbering>,
     forget_at: Option<Instant>,
     missed: HashSet<RoomId>,
     cells: Arc<UplinkCells>,
 }
 
-/// When batches are sent, and how.
+/// How large batches become.
 #[derive(Clone, Copy, Debug)]
 pub struct Batching {
-    /// Longest time that an event waits for others.
-    pub age: Duration,
     /// Bytes at which everything is sent at once.
     pub size: usize,
     /// Bytes from which a batch is compressed if that pays.
@@ -85,13 +80,11 @@ impl Publisher {
         Ok(Self {
             channels,
             origin,
-            age: batching.age,
             size: batching.size.min(batch::RECORDS_BYTES / 2),
             packer: Packer::new(batching.compress_from)?,
             gathering: HashMap::new(),
             order: Vec::new(),
             bytes: 0,
-            oldest: None,
             numbering: HashMap::new(),
             forget_at: None,
             missed: HashSet::new(),
@@ -100,9 +93,8 @@ impl Publisher {
     }
 
     /// Takes one event.
-    pub fn add(&mut self, publication: Publication, now: Instant) {
+    pub fn add(&mut self, publication: Publication) {
         self.cells.published.add(1);
-        self.oldest.get_or_insert(now);
         self.bytes += publication.event.len() + batch::RECORD_HEADER_BYTES;
         let gathering = self.gathering.entry(publication.target).or_insert_with_key(|target| {
             self.order.push(target.clone());
@@ -117,15 +109,9 @@ impl Publisher {
         self.bytes >= self.size
     }
 
-    /// When what has gathered is to be sent; nothing if nothing has.
-    pub fn due(&self) -> Option<Instant> {
-        self.oldest.map(|oldest| oldest + self.age)
-    }
-
     /// Sends all that has gathered, one PUBLISH per channel; drops it when the link is not up. The
     /// numbering goes on in both cases, so that receivers notice.
     pub fn flush(&mut self, link: &mut Link<Sent>, now: Instant) {
-        self.oldest = None;
         self.bytes = 0;
         for target in std::mem::take(&mut self.order) {
             let Some(gathering) = self.gathering.remove(&target) else { continue };
@@ -152,7 +138,7 @@ impl Publisher {
         let batch = self.packer.pack(head, records);
         self.cells.batches_out.add(1);
         self.cells.batch_bytes_out.add(batch.len() as u64);
-        link.send(cmd("PUBLISH").arg(self.channels.of(&target)).arg(batch), Sent::Batch(target), now);
+        link.publish(&self.channels.of(&target), &batch, Sent::Batch(target), now);
     }
 
     fn number(&mut self, target: &Target, now: Instant) -> Sequence {
@@ -208,11 +194,7 @@ impl Publisher {
 
     /// Sends a heartbeat.
     pub fn heartbeat(&self, link: &mut Link<Sent>, heartbeat: Vec<u8>, now: Instant) {
-        link.send(
-            cmd("PUBLISH").arg(self.channels.name(Channel::Instances)).arg(heartbeat),
-            Sent::Heartbeat,
-            now,
-        );
+        link.publish(&self.channels.name(Channel::Instances), &heartbeat, Sent::Heartbeat, now);
     }
 }
 
@@ -224,10 +206,8 @@ mod tests {
     use crate::uplink::batch::{HEADER_BYTES, Record, parse_header, parse_records};
     use crate::uplink::link::Handshake;
 
-    const AGE: Duration = Duration::from_micros(500);
-
     fn publisher() -> Publisher {
-        let batching = Batching { age: AGE, size: 1_000, compress_from: usize::MAX };
+        let batching = Batching { size: 1_000, compress_from: usize::MAX };
         Publisher::new(Channels::new("t:"), Origin(7), batching, Arc::default()).unwrap()
     }
 
@@ -252,8 +232,8 @@ mod tests {
         Target::Room(RoomId::parse(name).unwrap())
     }
 
-    fn add(publisher: &mut Publisher, target: Target, event: &'static str, now: Instant) {
-        publisher.add(Publication { target, event: Bytes::from_static(event.as_bytes()) }, now);
+    fn add(publisher: &mut Publisher, target: Target, event: &'static str) {
+        publisher.add(Publication { target, event: Bytes::from_static(event.as_bytes()) });
     }
 
     /// Channel and payload of each PUBLISH that waits to be written.
@@ -279,27 +259,26 @@ mod tests {
     fn events_of_one_channel_share_a_batch_in_order() {
         let now = Instant::now();
         let (mut publisher, mut link) = (publisher(), up(now));
-        assert_eq!(publisher.due(), None);
-        add(&mut publisher, room("a"), "1", now);
-        add(&mut publisher, Target::Global, "g", now);
-        add(&mut publisher, room("a"), "2", now + AGE / 2);
-        assert_eq!(publisher.due(), Some(now + AGE));
+        add(&mut publisher, room("a"), "1");
+        add(&mut publisher, Target::Global, "g");
+        add(&mut publisher, room("a"), "2");
         publisher.flush(&mut link, now);
         let sent = published(&mut link);
         assert_eq!(sent.iter().map(|(c, _)| c.as_str()).collect::<Vec<_>>(), ["t:rooms:a", "t:global"]);
         let records = parse_records(&sent[0].1[HEADER_BYTES..]).unwrap();
         assert_eq!(records, [Record::Event("1"), Record::Event("2")]);
-        assert_eq!((publisher.due(), link.awaited()), (None, 2));
+        assert_eq!(link.awaited(), 2);
+        publisher.flush(&mut link, now);
+        assert!(published(&mut link).is_empty(), "sent once");
     }
 
     #[test]
     fn size_sends_before_the_time() {
-        let now = Instant::now();
         let mut publisher = publisher();
-        add(&mut publisher, room("a"), "x", now);
+        add(&mut publisher, room("a"), "x");
         assert!(!publisher.is_full());
         let long: &'static str = "y".repeat(1_000).leak();
-        add(&mut publisher, room("b"), long, now);
+        add(&mut publisher, room("b"), long);
         assert!(publisher.is_full());
     }
 
@@ -309,7 +288,7 @@ mod tests {
         let (mut publisher, mut link) = (publisher(), up(now));
         let mut sequences = Vec::new();
         for step in 0..4 {
-            add(&mut publisher, room("a"), "1", now);
+            add(&mut publisher, room("a"), "1");
             if step == 2 {
                 publisher.flush(&mut down(now), now);
             } else {
@@ -326,10 +305,10 @@ mod tests {
     fn rooms_that_missed_something_are_told_when_the_link_is_back() {
         let now = Instant::now();
         let (mut publisher, mut link) = (publisher(), up(now));
-        add(&mut publisher, room("unanswered"), "1", now);
+        add(&mut publisher, room("unanswered"), "1");
         publisher.flush(&mut link, now);
         publisher.link_lost(link.lost(now));
-        add(&mut publisher, room("dropped"), "1", now);
+        add(&mut publisher, room("dropped"), "1");
         publisher.flush(&mut link, now);
         connect(&mut link, now);
         publisher.link_up(&mut link, now);
@@ -351,7 +330,7 @@ mod tests {
     fn unused_numberings_are_forgotten() {
         let now = Instant::now();
         let (mut publisher, mut link) = (publisher(), up(now));
-        add(&mut publisher, room("a"), "1", now);
+        add(&mut publisher, room("a"), "1");
         publisher.flush(&mut link, now);
         publisher.flush(&mut link, now + NUMBERING_KEPT);
         assert!(publisher.numbering.is_empty());

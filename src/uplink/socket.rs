@@ -45,7 +45,7 @@ pub fn write<T>(stream: &mut TcpStream, link: &mut Link<T>) -> Result<(), LinkEr
     Ok(())
 }
 
-/// Reads once and appends what came to `events`. False when there is nothing now.
+/// Reads once and appends what came to `events`. Returns whether there may be more already.
 ///
 /// # Errors
 /// When the connection has failed or was closed, or what came is not the protocol.
@@ -60,7 +60,7 @@ pub fn read<T>(
         Ok(0) => Err(LinkError::Socket(io::Error::new(ErrorKind::UnexpectedEof, "Redis closed it"))),
         Ok(bytes) => {
             link.receive(&buffer[..bytes], now, events)?;
-            Ok(true)
+            Ok(bytes == buffer.len())
         }
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
         Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),

@@ -63,6 +63,18 @@ impl Redis {
         assert!(status.expect("kill runs").success());
     }
 
+    /// Ends one of an instance's connections from Redis's side.
+    pub fn kill_connection(&self, instance: &str, role: &str) {
+        let mut client = self.client();
+        let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut client).expect("CLIENT LIST works");
+        let name = format!("name=tableforge-{instance}-{role} ");
+        let line = list.lines().find(|line| line.contains(&name)).expect("the connection is there");
+        let id = line.split(' ').next().and_then(|word| word.strip_prefix("id=")).expect("an id comes first");
+        let killed: i64 =
+            redis::cmd("CLIENT").arg("KILL").arg("ID").arg(id).query(&mut client).expect("CLIENT KILL works");
+        assert_eq!(killed, 1);
+    }
+
     pub fn client(&self) -> redis::Connection {
         self.connect("")
     }
@@ -250,6 +262,21 @@ impl Instance {
                 other => panic!("expected an answer to a join, got {other:?}"),
             }
         }
+    }
+
+    /// What a home shard says of one room when the link is back.
+    pub fn restore(
+        &self,
+        room: &RoomId,
+        route: &Arc<RoomRoute>,
+        members: &[&str],
+        newcomers: &[&str],
+        published: bool,
+    ) {
+        let [members, newcomers] =
+            [members, newcomers].map(|names| names.iter().map(|n| member(n)).collect());
+        let (room, route) = (room.clone(), Arc::clone(route));
+        self.command(UplinkCommand::Restore { room, route, members, newcomers, published });
     }
 
     pub fn leave(&self, room: &RoomId, who: &str, last: bool) {

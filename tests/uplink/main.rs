@@ -1,12 +1,13 @@
 //! Instances and a real Redis: what one instance does, the shards of another one see.
 
 mod harness;
+mod process;
 
 use std::time::Duration;
 
 use harness::*;
+use tableforge::config::RedisSettings;
 use tableforge::identity::{ConnectionId, ShardId};
-use tableforge::room::route::RoomRoute;
 use tableforge::shard::envelope::{Envelope, LinkState, Target, UplinkCommand};
 use tableforge::uplink::batch::{self, Header, Origin, Packer, Sequence};
 
@@ -206,23 +207,21 @@ fn a_lost_redis_is_told_and_everything_comes_back() {
 
     a.expect_link(LinkState::Restoring);
     b.expect_link(LinkState::Restoring);
-    let restore = |who: &str, route, published| UplinkCommand::Restore {
-        room: room("r"),
-        route,
-        members: vec![member(who)],
-        published,
-    };
-    a.command(restore("alice", route, false));
+    a.restore(&room("r"), &route, &["alice"], &[], false);
     a.restored();
     assert_eq!(a.resync(), (None, "redis_link_lost"));
     assert!(matches!(a.next(0), Envelope::Link(LinkState::Up)));
-    let route = std::sync::Arc::new(RoomRoute::default());
-    route.add(ShardId(0));
-    b.command(restore("bob", route, true));
+    b.restore(&room("r"), &route, &["bob"], &["bert"], true);
     b.command(UplinkCommand::RestoreUsers { users: vec![user("bob")] });
     b.restored();
     assert_eq!(a.resync(), (Some(room("r")), "peer_link_lost"));
-    assert_eq!(a.presence().member_count, 2);
+    let presence = a.presence();
+    assert_eq!(
+        (presence.member.user.clone(), presence.member_count),
+        (user("bert"), 3),
+        "bob has been there"
+    );
+    assert_eq!(b.presence(), presence);
     assert_eq!(b.resync(), (None, "redis_link_lost"));
     assert!(matches!(b.next(0), Envelope::Link(LinkState::Up)));
     assert_eq!(subscribers(&redis, "tf:rooms:r"), 2);
@@ -235,13 +234,8 @@ fn a_lost_redis_is_told_and_everything_comes_back() {
 fn losing_either_connection_brings_both_back() {
     let redis = Redis::start();
     let a = Instance::up("a", &settings(redis.port));
-    let mut client = redis.client();
     for (losses, role) in ["publisher", "ingress"].into_iter().enumerate() {
-        let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut client).unwrap();
-        let line = list.lines().find(|line| line.contains(&format!("name=tableforge-a-{role} "))).unwrap();
-        let id = line.split(' ').next().unwrap().strip_prefix("id=").unwrap();
-        let () =
-            redis::cmd("CLIENT").arg("KILL").arg("ID").arg(id).query::<i64>(&mut client).map(|_| ()).unwrap();
+        redis.kill_connection("a", role);
         a.expect_link(LinkState::Down);
         a.expect_link(LinkState::Restoring);
         a.restored();
@@ -321,15 +315,76 @@ fn an_instance_that_was_removed_registers_again() {
     let route = a.join(&room("r"), "alice", true).route;
     let () = redis::cmd("FLUSHALL").query(&mut redis.client()).unwrap();
     a.expect_link(LinkState::Restoring);
-    a.command(UplinkCommand::Restore {
-        room: room("r"),
-        route,
-        members: vec![member("alice")],
-        published: false,
-    });
+    a.restore(&room("r"), &route, &["alice"], &[], false);
     a.restored();
-    assert!(matches!(a.next(0), Envelope::Link(LinkState::Up)), "no message was lost: no resync");
+    assert_eq!(a.resync(), (None, "redis_link_lost"), "leaves may have been lost");
+    assert!(matches!(a.next(0), Envelope::Link(LinkState::Up)));
     assert_eq!(a.join(&room("r"), "bob", true).member_count, 2);
+}
+
+#[test]
+fn who_was_told_of_a_room_without_its_members_hears_of_their_return() {
+    let mut redis = Redis::start();
+    let port = redis.port;
+    let (a, b) = (Instance::up("a", &settings(port)), Instance::up("b", &settings(port)));
+    let route = a.join(&room("r"), "alice", true).route;
+    b.join(&room("r"), "bob", true);
+    assert_eq!(a.presence().member.user, user("bob"));
+    redis.kill();
+    a.expect_link(LinkState::Down);
+    b.expect_link(LinkState::Down);
+    drop(redis);
+    let _redis = Redis::on(port, &[]);
+    a.expect_link(LinkState::Restoring);
+    b.expect_link(LinkState::Restoring);
+    b.restore(&room("r"), &route, &["bob"], &[], false);
+    b.restored();
+    b.resync();
+    assert!(matches!(b.next(0), Envelope::Link(LinkState::Up)));
+    b.command(UplinkCommand::ListMembers { room: room("r"), asker: asker("reload") });
+    assert!(matches!(b.next(0), Envelope::Members { member_count: 1, .. }));
+    a.restore(&room("r"), &route, &["alice"], &[], false);
+    let presence = b.presence();
+    assert_eq!((presence.joined, presence.member_count, &presence.member), (true, 2, &member("alice")));
+}
+
+#[test]
+fn a_lost_connection_alone_is_no_presence() {
+    let redis = Redis::start();
+    let (a, b) = (Instance::up("a", &settings(redis.port)), Instance::up("b", &settings(redis.port)));
+    let route = a.join(&room("r"), "alice", true).route;
+    a.join(&room("r"), "adam", true);
+    b.join(&room("r"), "bob", true);
+    assert_eq!(a.presence().member.user, user("bob"));
+    redis.kill_connection("a", "ingress");
+    a.expect_link(LinkState::Down);
+    a.expect_link(LinkState::Restoring);
+    a.restore(&room("r"), &route, &["alice"], &["anna"], false);
+    let changes = [b.presence(), b.presence()].map(|p| (p.joined, p.member.user, p.member_count));
+    assert_eq!(changes, [(false, user("adam"), 2), (true, user("anna"), 3)], "alice was there all along");
+}
+
+#[test]
+fn members_whose_leave_was_announced_are_announced_again() {
+    let redis = Redis::start();
+    let mut silent = settings(redis.port);
+    silent.heartbeat_interval = Duration::from_secs(3_600);
+    silent.cleanup_interval = Duration::from_secs(3_600);
+    silent.inactive_threshold = Duration::from_secs(2);
+    let watching = RedisSettings { inactive_threshold: Duration::from_secs(2), ..settings(redis.port) };
+    let b = Instance::up("b", &watching);
+    b.join(&room("r"), "bob", true);
+    let a = Instance::up("a", &silent);
+    let route = a.join(&room("r"), "alice", true).route;
+    assert!(b.presence().joined);
+    assert!(!b.presence().joined, "nothing was heard of a for two seconds");
+    assert!(!a.presence().joined, "a's own members heard it too");
+    redis.kill_connection("a", "ingress");
+    a.expect_link(LinkState::Down);
+    a.expect_link(LinkState::Restoring);
+    a.restore(&room("r"), &route, &["alice"], &[], false);
+    let presence = b.presence();
+    assert_eq!((presence.joined, presence.member_count, &presence.member), (true, 2, &member("alice")));
 }
 
 #[test]
@@ -461,9 +516,10 @@ fn every_key_expires() {
     a.join(&room("r"), "alice", true);
     let mut client = redis.client();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut client).unwrap();
-    assert_eq!(keys.len(), 5, "{keys:?}");
+    assert_eq!(keys.len(), 6, "{keys:?}");
     for key in keys {
         let seconds: i64 = redis::cmd("TTL").arg(&key).query(&mut client).unwrap();
-        assert!(seconds > 86_000, "{key} expires in {seconds} s");
+        let expected = if key == "tf:told" { 0..=30 } else { 86_000..=86_400 };
+        assert!(expected.contains(&seconds), "{key} expires in {seconds} s");
     }
 }

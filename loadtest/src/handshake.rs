@@ -1,0 +1,111 @@
+//! The opening handshake (RFC 6455 section 4): the request, and the check of its answer.
+
+use std::fmt::Write;
+
+use tungstenite::handshake::{client::generate_key, derive_accept_key};
+
+use crate::target::Target;
+
+/// Header lines of an answer; more is an error.
+const MAX_HEADERS: usize = 64;
+
+/// Bytes of an answer's head; more is an error.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub struct Handshake {
+    key: String,
+}
+
+/// What became of a handshake.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Not complete yet.
+    Incomplete,
+    /// The connection is open; frames follow after so many bytes.
+    Accepted(usize),
+    /// It is not; why.
+    Refused(String),
+}
+
+impl Handshake {
+    /// A handshake and the request to send for it.
+    pub fn start(target: &Target, token: Option<&str>) -> (Self, String) {
+        let key = generate_key();
+        let mut request = format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n",
+            target.path, target.host
+        );
+        if let Some(token) = token {
+            write!(request, "Authorization: Bearer {token}\r\n").expect("writing to a String cannot fail");
+        }
+        request.push_str("\r\n");
+        (Self { key }, request)
+    }
+
+    /// Looks at all that was received so far.
+    pub fn check(&self, received: &[u8]) -> Answer {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        let length = match response.parse(received) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) if received.len() < MAX_HEAD_BYTES => return Answer::Incomplete,
+            Ok(httparse::Status::Partial) => return Answer::Refused("endless HTTP header".to_owned()),
+            Err(error) => return Answer::Refused(format!("answer is not HTTP: {error}")),
+        };
+        if response.code != Some(101) {
+            return Answer::Refused(format!("HTTP {}", response.code.unwrap_or(0)));
+        }
+        let accept = derive_accept_key(self.key.as_bytes());
+        let named = |header: &&httparse::Header| header.name.eq_ignore_ascii_case("sec-websocket-accept");
+        match response.headers.iter().find(named) {
+            Some(header) if header.value == accept.as_bytes() => Answer::Accepted(length),
+            _ => Answer::Refused("wrong Sec-WebSocket-Accept".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The key and answer of RFC 6455 section 1.3.
+    fn handshake() -> Handshake {
+        Handshake { key: "dGhlIHNhbXBsZSBub25jZQ==".to_owned() }
+    }
+    const ANSWER: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                          sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+    #[test]
+    fn an_answer_is_accepted_once_complete_and_frames_may_follow() {
+        for end in 0..ANSWER.len() {
+            assert_eq!(handshake().check(&ANSWER.as_bytes()[..end]), Answer::Incomplete, "{end} bytes");
+        }
+        let with_frame = [ANSWER.as_bytes(), &[0x81, 0x00]].concat();
+        assert_eq!(handshake().check(&with_frame), Answer::Accepted(ANSWER.len()));
+    }
+
+    #[test]
+    fn a_wrong_answer_is_refused_with_its_reason() {
+        let wrong_key = ANSWER.replace("s3pP", "s3pQ");
+        assert_eq!(
+            handshake().check(wrong_key.as_bytes()),
+            Answer::Refused("wrong Sec-WebSocket-Accept".into())
+        );
+        let full = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\r\n";
+        assert_eq!(handshake().check(full), Answer::Refused("HTTP 503".into()));
+        assert!(matches!(handshake().check(b"SSH-2.0-x\r\n"), Answer::Refused(_)));
+    }
+
+    #[test]
+    fn the_request_carries_path_host_and_token() {
+        let target: Target = "ws://127.0.0.1:3001/ws?a=b".parse().unwrap();
+        let (handshake, request) = Handshake::start(&target, Some("T"));
+        assert!(request.starts_with("GET /ws?a=b HTTP/1.1\r\nHost: 127.0.0.1:3001\r\n"));
+        assert!(request.contains("\r\nAuthorization: Bearer T\r\n"));
+        assert!(request.contains(&format!("\r\nSec-WebSocket-Key: {}\r\n", handshake.key)));
+        assert!(request.ends_with("\r\n\r\n"));
+    }
+}

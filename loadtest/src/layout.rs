@@ -1,0 +1,73 @@
+//! Which connection sits in which room, and on which server.
+
+use std::ops::Range;
+
+/// Connections are numbered; rooms are filled with consecutive ones, servers taken in turn. So a
+/// room has members on every server, as far as it has that many members.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Connections in all.
+    pub connections: usize,
+    /// Members of a room; the last room may have fewer.
+    pub room_size: usize,
+    /// Server addresses.
+    pub servers: usize,
+}
+
+impl Layout {
+    /// How many rooms there are.
+    pub fn rooms(&self) -> usize {
+        self.connections.div_ceil(self.room_size)
+    }
+
+    /// The room of a connection.
+    pub fn room_of(&self, connection: usize) -> usize {
+        connection / self.room_size
+    }
+
+    /// The connections of a room.
+    pub fn members(&self, room: usize) -> Range<usize> {
+        let first = room * self.room_size;
+        first..(first + self.room_size).min(self.connections)
+    }
+
+    /// The place of a connection within its room.
+    pub fn position(&self, connection: usize) -> usize {
+        connection % self.room_size
+    }
+
+    /// The server of a connection.
+    pub fn server_of(&self, connection: usize) -> usize {
+        connection % self.servers
+    }
+
+    /// The part of the connections that worker number `worker` of `workers` drives.
+    pub fn share(&self, worker: usize, workers: usize) -> Range<usize> {
+        self.connections * worker / workers..self.connections * (worker + 1) / workers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_room_has_members_on_every_server() {
+        let layout = Layout { connections: 103, room_size: 10, servers: 3 };
+        assert_eq!(layout.rooms(), 11);
+        for room in 0..layout.rooms() {
+            let members = layout.members(room);
+            assert!(members.clone().all(|member| layout.room_of(member) == room));
+            let servers: std::collections::HashSet<usize> = members.map(|m| layout.server_of(m)).collect();
+            assert_eq!(servers.len(), 3, "room {room}");
+        }
+        assert_eq!(layout.members(10), 100..103);
+    }
+
+    #[test]
+    fn shares_cover_all_connections_once() {
+        let layout = Layout { connections: 101, room_size: 10, servers: 1 };
+        let all: Vec<usize> = (0..4).flat_map(|worker| layout.share(worker, 4)).collect();
+        assert_eq!(all, (0..101).collect::<Vec<_>>());
+    }
+}

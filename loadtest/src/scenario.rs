@@ -1,0 +1,85 @@
+//! The scenarios, and what they share: the plan made of the command line, and the problems to look for.
+
+pub mod idle;
+pub mod rooms;
+
+use std::time::Duration;
+
+use crate::args::CommonArguments;
+use crate::credentials::Credentials;
+use crate::fleet::ConnectFigures;
+use crate::layout::Layout;
+use crate::plan::Plan;
+use crate::process;
+use crate::report::{Table, grouped};
+use crate::stamp::Payload;
+use crate::tally::Tally;
+use crate::target::Sources;
+
+/// What a scenario adds to the options of all.
+struct Traffic {
+    join: bool,
+    payload_bytes: usize,
+    acknowledged: bool,
+    read_interval: Duration,
+}
+
+/// The plan for the options given.
+///
+/// # Errors
+/// This machine cannot make so many connections; the text says why.
+fn plan(common: &CommonArguments, traffic: Traffic) -> Result<Plan, String> {
+    process::allow_connections(common.connections)?;
+    let servers = common.url.len();
+    let layout = Layout { connections: common.connections, room_size: common.room_size, servers };
+    let per_server = common.connections.div_ceil(servers);
+    Ok(Plan {
+        targets: common.url.clone(),
+        sources: Sources::new(&common.url, per_server, common.source_addresses)?,
+        layout,
+        rooms: (0..layout.rooms()).map(|room| format!("{}-{room}", common.room_prefix)).collect(),
+        credentials: Credentials::new(common.token.clone(), common.secret.as_deref()),
+        join: traffic.join,
+        connect_rate: common.connect_rate,
+        connect_timeout: common.connect_timeout,
+        payload: Payload::new(traffic.payload_bytes, common.seed),
+        acknowledged: traffic.acknowledged,
+        read_interval: traffic.read_interval,
+        seed: common.seed,
+        workers: common.threads.min(common.connections),
+    })
+}
+
+/// Says why no connection came up at all.
+fn nothing_connected(tally: &Tally) -> String {
+    let reasons: Vec<String> =
+        tally.connect_failures.iter().map(|(reason, number)| format!("{reason} ({number} times)")).collect();
+    format!("no connection became ready: {}", reasons.join("; "))
+}
+
+fn per_second(number: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 { (number as f64 / seconds).round() } else { 0.0 }
+}
+
+/// What is wrong with the connections of a run.
+fn connection_problems(tally: &Tally) -> Vec<String> {
+    let counts = [(&tally.connect_failures, "failed to connect"), (&tally.closed, "were lost")];
+    let bad = counts.iter().filter(|(counts, _)| counts.total() > 0);
+    bad.map(|(counts, what)| format!("{} connections {what}", grouped(counts.total()))).collect()
+}
+
+/// The rows of the table that are about connections.
+fn connection_rows(table: &mut Table, asked: usize, connect: &ConnectFigures, tally: &Tally) {
+    table.row(
+        "connections",
+        format!(
+            "{} of {} ready in {:.2} s ({}/s)",
+            grouped(connect.ready),
+            grouped(asked as u64),
+            connect.ready_seconds,
+            grouped(per_second(connect.ready, connect.ready_seconds) as u64)
+        ),
+    );
+    table.counts("  failed", &tally.connect_failures);
+    table.counts("  lost", &tally.closed);
+}

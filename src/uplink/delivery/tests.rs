@@ -1,0 +1,110 @@
+//! What reaches a shard that keeps up, and what one that does not is told instead.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::shard::outlet::Waker;
+
+const NOW: u64 = 5;
+const ROOM: Channel<'static> = Channel::Room("t:1");
+
+/// The text of the frame that `payload` becomes, or nothing if it is garbage.
+fn foreign(channel: Channel<'_>, payload: &[u8]) -> Option<String> {
+    let frame = foreign_frame(channel, payload, NOW, &mut Scratch::default())?;
+    Some(String::from_utf8(frame::payload(&frame).to_vec()).expect("events are text"))
+}
+
+#[test]
+fn data_of_other_programs_comes_out_byte_for_byte() {
+    let data = "{ \"b\" : 1.50e+3,\t\"a\":\"\\u00e9\\/\", \"c\":12345678901234567890123 }";
+    let payload = format!("{{\"x\":[1],\"data\":{data},\"messageId\":\"m1\"}}");
+    let expected = format!(
+        "{{\"type\":\"room_message\",\"roomId\":\"t:1\",\"senderId\":\"server\",\"timestamp\":5,\
+         \"messageId\":\"m1\",\"data\":{data}}}"
+    );
+    assert_eq!(foreign(ROOM, payload.as_bytes()), Some(expected));
+}
+
+#[test]
+fn each_channel_gets_its_shape() {
+    let payload = br#"{"data":null,"messageId":"m"}"#;
+    let user = r#"{"type":"user_message","senderId":"server","timestamp":5,"messageId":"m","data":null}"#;
+    let global = r#"{"type":"global_message","senderId":"server","timestamp":5,"data":null}"#;
+    assert_eq!(foreign(Channel::User("u"), payload).as_deref(), Some(user));
+    assert_eq!(foreign(Channel::Global, payload).as_deref(), Some(global));
+}
+
+#[test]
+fn what_is_no_publication_is_garbage() {
+    let nested = format!("{{\"data\":{}", "[".repeat(100_000));
+    let long_id = format!("{{\"data\":1,\"messageId\":\"{}\"}}", "x".repeat(65));
+    for payload in [
+        "{}",
+        "{\"Data\":1}",
+        "{\"data\":1}x",
+        "{\"data\":1,",
+        "{\"data\":1,\"data\":2}",
+        "{\"data\":1,\"messageId\":17}",
+        &long_id,
+        &nested,
+    ] {
+        assert_eq!(foreign(ROOM, payload.as_bytes()), None, "{payload:.30}");
+    }
+    assert_eq!(foreign(ROOM, b"{\"data\":\"\xff\"}"), None);
+    let fits = |bytes| format!("{{\"data\":\"{}\"}}", "x".repeat(bytes - "{\"data\":\"\"}".len()));
+    assert!(foreign(ROOM, fits(PAYLOAD_BYTES).as_bytes()).is_some());
+    assert_eq!(foreign(ROOM, fits(PAYLOAD_BYTES + 1).as_bytes()), None);
+}
+
+/// A batch of the presence script that says that a user came to the room.
+fn came() -> Vec<u8> {
+    let member = br#"{"user":"alice","socket":"s"}"#;
+    let head = Header { origin: Origin(2), sequence: Sequence::Unnumbered, presence: true };
+    let mut batch = batch::header(head).to_vec();
+    batch.push(2);
+    batch.extend_from_slice(&(member.len() as u32 + 5).to_le_bytes());
+    batch.extend_from_slice(&[1, 1, 0, 0, 0]);
+    batch.extend_from_slice(member);
+    batch
+}
+
+#[test]
+fn presence_for_a_shard_that_stands_still_is_bounded_and_ends_in_a_resync() {
+    let (outlet, shard) = Outlet::new(1, Waker::new().unwrap());
+    let cells = Arc::new(UplinkCells::default());
+    let mut delivery = Delivery::new(Origin(1), vec![outlet], Arc::clone(&cells)).unwrap();
+    let route = Arc::new(RoomRoute::default());
+    route.add(ShardId(0));
+    delivery.add_room(&RoomId::parse("r").unwrap(), route);
+    let came = came();
+    let sent = 1 + PRESENCE_WAITING + 10;
+    for _ in 0..sent {
+        delivery.deliver(Channel::Room("r"), &came, NOW);
+    }
+    assert_eq!(cells.deliveries_dropped.get(), 10);
+    let (mut presence, mut resyncs) = (0, Vec::new());
+    loop {
+        match shard.try_recv() {
+            Ok(Envelope::Presence(_)) => presence += 1,
+            Ok(Envelope::RoomResync { room, reason }) => resyncs.push((room, reason, presence)),
+            Ok(other) => panic!("unexpected {other:?}"),
+            Err(_) => break,
+        }
+        delivery.flush();
+    }
+    assert_eq!(presence, sent - 10);
+    assert_eq!(resyncs, [(None, reason::OVERFLOW, presence)], "told once, behind what was delivered");
+    delivery.deliver(Channel::Room("r"), &came, NOW);
+    assert!(matches!(shard.try_recv(), Ok(Envelope::Presence(_))), "and then it goes on");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_give_json_or_nothing(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        let mut payload = b"{\"data\":".to_vec();
+        payload.extend_from_slice(&bytes);
+        if let Some(event) = foreign(ROOM, &payload) {
+            prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&event).is_ok());
+        }
+    }
+}
