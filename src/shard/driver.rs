@@ -1,10 +1,8 @@
 //! Joins a shard to its ring, its clock and its queues. Decides nothing.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Receiver;
@@ -101,17 +99,6 @@ impl Driver {
                     return;
                 }
             }
-            // Once per turn the executor sees to whatever else runs on this core. It never parks,
-            // because this task is always ready: the shard sleeps in its own ring.
-            let mut yielded = false;
-            poll_fn(|context| {
-                if std::mem::replace(&mut yielded, true) {
-                    return Poll::Ready(());
-                }
-                context.waker().wake_by_ref();
-                Poll::Pending
-            })
-            .await;
         }
     }
 
