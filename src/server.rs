@@ -225,7 +225,7 @@ fn start_shard(
             match Driver::new(shard, address, around) {
                 Ok((driver, bound)) => {
                     let _ = tell.send(Ok(bound));
-                    driver.run().await;
+                    driver.run();
                 }
                 Err(error) => {
                     let _ = tell.send(Err(error));

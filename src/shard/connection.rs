@@ -21,8 +21,8 @@ use crate::limits;
 use crate::permission::RoomRights;
 use crate::ring::Key;
 
-/// Bytes that a client may send before it has heard the first message.
-const EARLY_BYTES: usize = 64 * 1024;
+/// Bytes beyond one message of the largest size that a client may send before it has heard the first one.
+const EARLY_BYTES: usize = 16 * 1024;
 
 const UNAVAILABLE: &str = "503 Service Unavailable";
 
@@ -63,13 +63,14 @@ impl Shard {
     /// Bytes came in from a client.
     pub fn handle_received(&mut self, from: Key, bytes: &mut [u8], now: Now) {
         self.cells.bytes_in.add(bytes.len() as u64);
+        let early_bytes = self.settings().max_message_bytes.saturating_add(EARLY_BYTES);
         let Some(session) = self.session(from.slot) else { return };
         session.heard_at = now.ms();
         match session.phase {
             Phase::Handshake => self.read_head(from.slot, bytes, now),
             Phase::Attaching => {
                 let early = &mut session.unsettled().early;
-                if early.len() + bytes.len() > EARLY_BYTES {
+                if early.len() + bytes.len() > early_bytes {
                     self.close(
                         from.slot,
                         CloseCode::PolicyViolation,

@@ -1,7 +1,7 @@
 //! What clients ask for: each message is checked, carried out or refused, and answered.
 
 use super::envelope::{Asker, Envelope, Join, LinkState, Member, Publication, Target};
-use super::session::{Joining, PARKED};
+use super::session::Joining;
 use super::sweep::Asked;
 use super::{Now, Shard, home};
 use crate::codec::close::CloseCode;
@@ -122,9 +122,7 @@ impl Shard {
         let Some(joining) = self.session(slot).and_then(|session| session.joining(room.as_str())) else {
             return;
         };
-        if joining.parked.len() < PARKED {
-            joining.parked.push(text.into());
-        } else {
+        if !joining.park(text) {
             let message = "too many messages before the room was joined: wait for room_joined";
             self.error(slot, ErrorCode::Unavailable, message, message_id, None);
         }
