@@ -130,9 +130,55 @@ pub struct SocketId {
     pub connection: ConnectionId,
 }
 
+impl SocketId {
+    /// The id as text: 22 hexadecimal digits, without `fmt`, because every message carries one.
+    pub fn text(&self) -> SocketText {
+        let ConnectionId { shard, slot, generation } = self.connection;
+        let mut digits = [0; SocketText::BYTES];
+        put_hex(&mut digits[..8], self.boot);
+        put_hex(&mut digits[8..10], u32::from(shard.0));
+        put_hex(&mut digits[10..16], slot);
+        put_hex(&mut digits[16..], generation);
+        SocketText(digits)
+    }
+}
+
+/// The lowest digits of `value`, as many as fit.
+fn put_hex(digits: &mut [u8], mut value: u32) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(value & 0xf) as usize];
+        value >>= 4;
+    }
+}
+
+/// The text of a [`SocketId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketText([u8; Self::BYTES]);
+
+impl SocketText {
+    const BYTES: usize = 22;
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hexadecimal digits are ASCII")
+    }
+}
+
 impl fmt::Display for SocketId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ConnectionId { shard, slot, generation } = self.connection;
-        write!(f, "{:08x}{:02x}{slot:06x}{generation:06x}", self.boot, shard.0)
+        f.write_str(self.text().as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_id_shows_boot_shard_slot_and_generation() {
+        let connection = ConnectionId { shard: ShardId(0x3f), slot: 0xabc, generation: 0xff_ffff };
+        let id = SocketId { boot: 0x12, connection };
+        assert_eq!(id.text().as_str(), "000000123f000abcffffff");
+        assert_eq!(id.to_string(), id.text().as_str());
     }
 }

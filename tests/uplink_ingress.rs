@@ -165,3 +165,25 @@ fn members_are_held_as_present_unless_others_may_have_taken_the_instance_for_dea
     let long = restore_after(threshold);
     assert_eq!(long[..5], ["r", "a", "0", "anna", "alice"]);
 }
+
+#[test]
+fn an_instance_that_stops_during_the_handshake_still_gives_its_name_back() {
+    let now = Instant::now();
+    let (mut ingress, _shard) = ingress(now);
+    ingress.link().connected(now);
+    ingress.leave(now);
+    assert!(!ingress.has_left());
+    said(&mut ingress);
+    hear(&mut ingress, b"+OK\r\n+OK\r\n+OK\r\n", now).unwrap();
+    assert!(said(&mut ingress).contains("unregister"));
+    hear(&mut ingress, b":1\r\n", now).unwrap();
+    assert!(ingress.has_left());
+}
+
+#[test]
+fn an_instance_that_stops_without_a_connection_has_left_at_once() {
+    let now = Instant::now();
+    let (mut ingress, _shard) = ingress(now);
+    ingress.leave(now);
+    assert!(ingress.has_left());
+}

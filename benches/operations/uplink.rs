@@ -2,8 +2,8 @@
 
 use std::hint::black_box;
 
+use tableforge::codec::frame;
 use tableforge::uplink::batch::{self, Header, Origin, Packer, Sequence, Unpacker};
-use tableforge::uplink::frame::Frames;
 
 use super::{Entry, Operation, json_object};
 
@@ -25,7 +25,7 @@ pub fn entries() -> Vec<Entry> {
             }));
         }
     }
-    entries.push(Entry::new("uplink/frame/100_events", 100, || frame(100)));
+    entries.push(Entry::new("uplink/frame/100_events", 100, || frames(100)));
     entries
 }
 
@@ -62,13 +62,11 @@ fn unpack(count: usize, compress_from: usize) -> impl Operation {
 }
 
 /// The frames of a batch's events are built.
-fn frame(count: usize) -> impl Operation {
+fn frames(count: usize) -> impl Operation {
     let events = events(count);
-    let bytes = count * EVENT_BYTES;
     move || {
-        let mut frames = Frames::with_capacity(events.len(), bytes);
         for event in black_box(&events) {
-            black_box(frames.frame(event));
+            black_box(frame::text(event));
         }
     }
 }

@@ -62,6 +62,7 @@ impl SendBatch {
     ///
     /// # Panics
     /// When the batch already has [`Self::SEGMENTS`].
+    #[inline]
     pub fn push(&mut self, segment: Segment) {
         assert!(self.segments.len() < Self::SEGMENTS, "a send batch takes {} segments", Self::SEGMENTS);
         self.bytes += segment.as_slice().len();
@@ -70,6 +71,7 @@ impl SendBatch {
 
     /// Adds `bytes` by copying them behind the last segment, which becomes a copied one if it is a
     /// small shared one; `chunk` provides memory for that or for a new segment.
+    #[inline]
     pub fn push_copied(&mut self, bytes: &[u8], chunk: impl FnOnce() -> Vec<u8>) {
         self.bytes += bytes.len();
         let full = self.segments.len() == Self::SEGMENTS;

@@ -221,7 +221,7 @@ impl Shard {
         session.settle();
         let user = session.identity.as_ref().map(|identity| identity.user.clone());
         let frame = event::connection_established(&event::ConnectionEstablished {
-            socket: &self.socket_id(id).to_string(),
+            socket: self.socket_id(id).text().as_str(),
             instance: self.instance.id.as_str(),
             user: user.as_ref().map(UserId::as_str),
             heartbeat_ms: heartbeat.as_millis() as u64,

@@ -255,7 +255,7 @@ impl Shard {
 
     /// Sends a pending join to the room's home; `again` when it may have been lost.
     pub(super) fn ask_to_join(&mut self, id: ConnectionId, room: &RoomId, again: bool) {
-        let socket = self.socket_id(id).to_string().into();
+        let socket = self.socket_id(id).text().as_str().into();
         let Some(session) = self.session_of(id) else { return };
         let Some(identity) = &session.identity else { return };
         let member = Member { user: identity.user.clone(), name: identity.name.clone(), socket };
@@ -324,7 +324,7 @@ impl Shard {
             Err(room) => return Ok(Outcome::Park(room)),
         };
         self.may(id, RoomRight::Publish, room)?;
-        let socket = self.socket_id(id).to_string();
+        let socket = self.socket_id(id).text();
         let Some(sender) =
             self.sessions[id.slot as usize].as_ref().and_then(|session| session.identity.as_ref())
         else {
@@ -334,7 +334,7 @@ impl Shard {
         let frame = event::room_message(&event::RoomMessage {
             room: slice.room.as_str(),
             sender: sender.user.as_str(),
-            sender_socket: Some(&socket),
+            sender_socket: Some(socket.as_str()),
             timestamp_ms: now.unix_ms,
             message_id,
             offset: None,

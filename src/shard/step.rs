@@ -267,7 +267,7 @@ impl Shard {
         let newcomer = self.users.slots(member.user.as_str()).iter().copied().find(|slot| {
             self.sessions[*slot as usize]
                 .as_ref()
-                .is_some_and(|session| self.socket_id(session.id).to_string() == *member.socket)
+                .is_some_and(|session| self.socket_id(session.id).text().as_str() == &*member.socket)
         });
         let outboxes = &mut self.outboxes;
         for member in &self.directory.slice(number).members {

@@ -181,9 +181,9 @@ impl Ingress {
         if self.stage == Stage::Left || self.stage == Stage::Leaving {
             return;
         }
-        self.stage = if self.link.is_up() { Stage::Leaving } else { Stage::Left };
+        self.stage = if self.link.is_connected() { Stage::Leaving } else { Stage::Left };
         self.cells.link_up.set(0);
-        if self.stage == Stage::Leaving {
+        if self.link.is_up() {
             self.call(Call::Unregister, now);
         }
     }
@@ -412,8 +412,9 @@ impl Ingress {
     }
 
     fn link_up(&mut self, now: Instant) {
-        if self.stage != Stage::Down {
-            return;
+        if self.stage == Stage::Leaving {
+            // The order to stop came during the handshake; the name has been registered before it.
+            return self.call(Call::Unregister, now);
         }
         self.stage = Stage::Registering;
         // When Redis itself was away, all instances look silent: first they get the time to come back.

@@ -121,6 +121,11 @@ impl<T> Link<T> {
         matches!(self.phase, Phase::Waiting { until } if until <= now)
     }
 
+    /// Whether there is a connection: up, or with its handshake under way.
+    pub fn is_connected(&self) -> bool {
+        !matches!(self.phase, Phase::Waiting { .. })
+    }
+
     /// Whether commands may be sent.
     pub fn is_up(&self) -> bool {
         matches!(self.phase, Phase::Up)

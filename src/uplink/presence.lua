@@ -107,9 +107,10 @@ end
 -- members hold the first `held` of them as present: these come back quietly when Redis has lost them, unless
 -- someone has been told meanwhile that the room is without them.
 function operations.restore(room, instance, held)
-  local kept, quiet = {}, is_untold(room) and held * 2 or 0
+  local kept = {}
   for i = 8, #ARGV, 2 do kept[ARGV[i]] = true end
   leave_all_but(room, instance, kept)
+  local quiet = is_untold(room) and held * 2 or 0
   for i = 8, #ARGV, 2 do enter(room, instance, ARGV[i], ARGV[i + 1], i < 8 + quiet) end
   if #ARGV >= 8 then
     occupy(room, instance)

@@ -1,8 +1,9 @@
 //! What this instance publishes: events gather per channel and go out as batches, pipelined.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use hashbrown::{HashMap, HashSet};
 
 use super::batch::{self, Header, Origin, Packer, Sequence};
 use super::channel::{Channel, Channels};

@@ -101,7 +101,11 @@ fn warnings(figures: &Figures) -> Vec<String> {
         ));
     }
     if let Some(lag) = Latency::of(&figures.tally.send_lag).filter(|lag| lag.p99 > LATE_MS) {
-        warnings.push(format!("the generator sent late (p99 {:.1} ms behind its schedule)", lag.p99));
+        warnings.push(format!(
+            "the generator sent late (p99 {:.1} ms behind its schedule), which is part of all latencies: \
+             it had too much to do, or another process held its CPU",
+            lag.p99
+        ));
     }
     warnings
 }

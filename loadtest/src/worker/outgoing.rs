@@ -13,8 +13,9 @@ use crate::frame;
 use crate::layout::Layout;
 use crate::stamp::Stamp;
 
-/// The order in which a worker's connections send, by their place in its list: every room's first member, then
-/// every room's second, and so on, the rooms shuffled. Load is so spread evenly over rooms and connections.
+/// The order in which a worker's connections send, by their place in its list: every room's first
+/// member, then every room's second, and so on, the rooms shuffled. Load is so spread evenly over
+/// rooms and connections.
 pub fn rotation(layout: &Layout, share: Range<usize>, random: &mut fastrand::Rng) -> Vec<u32> {
     let mut order: Vec<u32> = (0..share.len() as u32).collect();
     random.shuffle(&mut order);

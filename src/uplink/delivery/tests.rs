@@ -1,3 +1,5 @@
+//! What reaches a shard that keeps up, and what one that does not is told instead.
+
 use proptest::prelude::*;
 
 use super::*;
