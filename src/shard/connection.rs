@@ -248,11 +248,12 @@ impl Shard {
         let Some(session) = self.session(slot) else { return };
         let mut decoder = std::mem::take(&mut session.decoder);
         let compression = session.window > 0;
-        let mut inflater = std::mem::take(&mut self.inflater);
-        let outcome = decoder.feed(bytes, &bounds, compression.then_some(&mut inflater), &mut |event| {
-            self.handle_event(slot, event, now)
-        });
-        self.inflater = inflater;
+        let mut inflater = compression.then(|| std::mem::take(&mut self.inflater));
+        let outcome =
+            decoder.feed(bytes, &bounds, inflater.as_mut(), &mut |event| self.handle_event(slot, event, now));
+        if let Some(inflater) = inflater {
+            self.inflater = inflater;
+        }
         match (outcome, self.session(slot)) {
             (Err(violation), Some(_)) => self.violated(slot, violation, now),
             (Ok(()), Some(session)) => session.decoder = decoder,
