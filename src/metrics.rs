@@ -80,6 +80,8 @@ pub struct ShardCells {
     pub bytes_in: Cell,
     /// Frames handed to connections: one per receiver.
     pub deliveries: Cell,
+    /// Messages compressed: each at most once, whatever the number of its receivers.
+    pub compressed: Cell,
     /// Bytes sent to clients.
     pub bytes_out: Cell,
     /// Send operations.
@@ -129,6 +131,11 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
         "websocket_messages_received_total",
         "Client messages received.",
         sum(|cells| &cells.messages_in),
+    );
+    text.counter(
+        "websocket_messages_compressed_total",
+        "Messages compressed, once per shard for all receivers.",
+        sum(|cells| &cells.compressed),
     );
     text.counter("websocket_accepts_total", "Sockets accepted.", sum(|cells| &cells.accepts));
     text.counter(

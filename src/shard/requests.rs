@@ -5,6 +5,7 @@ use super::session::Joining;
 use super::sweep::Asked;
 use super::{Now, Shard, home};
 use crate::codec::close::CloseCode;
+use crate::codec::forms::Forms;
 use crate::codec::frame;
 use crate::command::authorize::Identity;
 use crate::command::decode::{Command, Request, decode};
@@ -347,8 +348,12 @@ impl Shard {
             }
         }
         let outboxes = &mut self.outboxes;
-        let count = fan_out(&slice.members, Some(id.slot), |slot| outboxes.push(slot, &frame));
+        let mut forms = Forms::new(&frame, &mut self.deflater);
+        let count = fan_out(&slice.members, Some(id.slot), |member| {
+            outboxes.push(member.slot, forms.fitting(member.window));
+        });
         self.cells.deliveries.add(count);
+        self.cells.compressed.add(forms.is_compressed().into());
         for shard in slice.route.shards().without(self.id) {
             let envelope = Envelope::RoomFrame { room: slice.room.clone(), frame: frame.clone() };
             if !self.mesh.offer(shard, envelope) {

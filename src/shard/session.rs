@@ -76,6 +76,9 @@ pub(super) struct Session {
     pub(super) counted: bool,
     /// Whether the peer sends nothing more; what waits for it still goes out.
     pub(super) ended: bool,
+    /// Bits of the window with which the client expands compressed frames; 0 when compression was not
+    /// agreed on.
+    pub(super) window: u8,
     /// Whether a ping is unanswered.
     pub(super) pinged: bool,
     /// Messages in a row that were no valid JSON or no valid message.
@@ -100,6 +103,7 @@ impl Session {
             phase: Phase::Handshake,
             counted: false,
             ended: false,
+            window: 0,
             pinged: false,
             invalid: 0,
             limited: 0,
