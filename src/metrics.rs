@@ -74,6 +74,8 @@ pub struct ShardCells {
     pub rooms: Cell,
     /// Sockets accepted.
     pub accepts: Cell,
+    /// Times that accepting failed, mostly for want of descriptors, and paused until the next tick.
+    pub accept_pauses: Cell,
     /// Client messages received.
     pub messages_in: Cell,
     /// Bytes received from clients.
@@ -138,6 +140,11 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
         sum(|cells| &cells.compressed),
     );
     text.counter("websocket_accepts_total", "Sockets accepted.", sum(|cells| &cells.accepts));
+    text.counter(
+        "websocket_accept_pauses_total",
+        "Times that accepting failed and paused.",
+        sum(|cells| &cells.accept_pauses),
+    );
     text.counter(
         "websocket_received_bytes_total",
         "Bytes received from clients.",

@@ -142,6 +142,7 @@ impl Driver {
                     self.next_warning_ms = now.since_start_ms + WARNING_INTERVAL_MS;
                     tracing::warn!(%error, "accepting pauses and is tried again: raise the limit of open files if this persists");
                 }
+                self.cells.accept_pauses.add(1);
                 self.accepting = false;
                 self.accept_at_ms = now.since_start_ms + TICK_MS;
             }
