@@ -141,6 +141,7 @@ fn json(
         "deliveries_expected": tally.expected,
         "deliveries_received": tally.received,
         "deliveries_per_second": rounded(tally.measured_deliveries as f64 / seconds),
+        "bytes_per_delivery": tally.bytes_per_delivery().map(rounded),
         "lost": tally.lost(),
         "duplicated": tally.duplicated,
         "out_of_order": tally.out_of_order,

@@ -195,6 +195,7 @@ impl Worker {
             self.tally.unexpected += 1;
             return;
         };
+        self.tally.delivery_bytes += text.len() as u64;
         if self.verifier.record(index, sender - members.start, stamp.sequence) == Arrival::Duplicate {
             return;
         }

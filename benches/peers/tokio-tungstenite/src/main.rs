@@ -7,21 +7,26 @@ use std::rc::Rc;
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::{LocalSet, spawn_local};
 use tokio_tungstenite::accept_hdr_async;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 
 type Rooms = Rc<RefCell<HashMap<String, HashMap<u64, UnboundedSender<Message>>>>>;
 
-#[tokio::main(flavor = "local")]
-async fn main() -> std::io::Result<()> {
+fn main() -> std::io::Result<()> {
     let port = std::env::args().nth(1).and_then(|port| port.parse().ok()).expect("usage: PORT");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    LocalSet::new().block_on(&runtime, listen(port))
+}
+
+async fn listen(port: u16) -> std::io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     let rooms = Rooms::default();
     for number in 0.. {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        tokio::task::spawn_local(serve(stream, number, rooms.clone()));
+        spawn_local(serve(stream, number, rooms.clone()));
     }
     Ok(())
 }
@@ -37,7 +42,7 @@ async fn serve(stream: TcpStream, number: u64, rooms: Rooms) {
     let (outbox, mut inbox) = unbounded_channel();
     rooms.borrow_mut().entry(room.clone()).or_default().insert(number, outbox);
     let (mut sink, mut source) = socket.split();
-    let writer = tokio::task::spawn_local(async move {
+    let writer = spawn_local(async move {
         let mut waiting = Vec::new();
         // All that waits goes out with one write.
         while inbox.recv_many(&mut waiting, 1024).await > 0 {
