@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from typing import Callable
 
+from .generator import RunFailed
 from .peers import CLUSTER, SHARDS, SINGLE
 
 # Members of a room and connections of the fan-out scenarios.
 ROOM, CONNECTIONS = 50, 500
 
 # The search for the highest rate: where it begins and where it gives up, in deliveries per second.
-FIRST_RATE, LAST_RATE = 50_000, 6_400_000
+FIRST_RATE, LOWEST_RATE, LAST_RATE = 50_000, 3_000, 6_400_000
+# Share of a core from which a rate that is not reached is the generator's limit, in percent.
+GENERATOR_LIMIT_PERCENT = 95
 # The most that latency may be for a rate to count as reached, in milliseconds.
 LATENCY_LIMIT_MS = 50
 
@@ -44,24 +47,26 @@ def _reached(figures):
 
 def highest_rate(bench, peer):
     """The highest rate with nothing lost and a p99 within the limit: doubled until one is not reached, then halved
-    in between until the two differ by no more than the bench's precision."""
-    best, low, high = None, None, None
+    in between as far as the bench's precision goes."""
+    best, low, high, bound = None, None, None, False
     rate = FIRST_RATE
-    while rate <= LAST_RATE and (low is None or high is None or high / low > bench.precision):
-        figures = _fan_out(rate, 5)(bench, peer)
+    while LOWEST_RATE <= rate <= LAST_RATE and (low is None or high is None or high / low > bench.precision):
+        try:
+            figures = _fan_out(rate, 5)(bench, peer)
+        except RunFailed:
+            # A server that breaks under a rate has not reached it.
+            figures = {"kept_up": False, "generator_percent": 0}
         if _reached(figures):
             low, best = rate, figures
         else:
-            high = rate
+            high, bound = rate, figures["generator_percent"] >= GENERATOR_LIMIT_PERCENT
         if low is None:
             rate /= 2
-            if rate < FIRST_RATE / 16:
-                break
         else:
             rate = low * 2 if high is None else (low * high) ** 0.5
     if best is None:
-        return {"highest_rate": 0, "problems": [f"not even {rate * 2:,.0f} deliveries per second"]}
-    return {**best, "highest_rate": low}
+        return {"highest_rate": 0, "problems": [f"not even {LOWEST_RATE:,} deliveries per second"]}
+    return {**best, "highest_rate": low, "generator_bound": bound or high is None}
 
 
 def _huge_room(bench, peer):

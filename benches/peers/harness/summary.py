@@ -22,6 +22,8 @@ def median(rounds):
             merged[name] = list(dict.fromkeys(problem for problems in values for problem in problems))
         elif name == "kept_up":
             merged[name] = all(values)
+        elif name == "generator_bound":
+            merged[name] = any(values)
         else:
             merged[name] = statistics.median(values) if values else None
     return merged

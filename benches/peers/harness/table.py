@@ -13,7 +13,6 @@ COLUMNS = [
 
 # Figures that only some scenarios have, as text: name, text around the number, decimals.
 OTHERS = [
-    ("highest_rate", "**{} deliveries/s**", 0),
     ("bytes_per_connection", "{} bytes per connection", 0),
     ("connections_per_second", "{} connections/s", 0),
     ("cpu_us_per_connection", "{} µs of CPU per connection", 0),
@@ -22,6 +21,7 @@ OTHERS = [
     ("redis_output_bytes_per_message", "{} bytes out per message", 0),
     ("bytes_per_delivery", "{} bytes per delivery", 0),
     ("huge_room_p99_ms", "huge room's p99 {} ms", 1),
+    ("highest_rate", "**{} deliveries/s**", 0),
 ]
 
 
@@ -32,6 +32,8 @@ def _number(value, decimals):
 def _also(figures):
     parts = [text.format(_number(figures[name], d)) for name, text, d in OTHERS if figures.get(name) is not None]
     text = " · ".join(parts).replace(", · ", ", ")
+    if figures.get("generator_bound"):
+        text += " or more: the generator was at its limit"
     problems = figures.get("problems", [])
     if problems:
         text += f"{' · ' if text else ''}{'; '.join(problems)}"

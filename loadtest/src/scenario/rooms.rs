@@ -242,6 +242,12 @@ mod tests {
     }
 
     #[test]
+    fn acks_are_not_asked_of_a_dialect_without_them() {
+        let refusal = run(&arguments("--dialect plain --ack")).err();
+        assert!(refusal.is_some_and(|text| text.contains("--dialect tableforge")));
+    }
+
+    #[test]
     fn refused_sends_are_reported_but_no_fault() {
         let mut tally = Tally::new();
         tally.refused.add("rate_limited");
