@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::dialect::Language;
 use crate::target::Target;
 
 /// Load generator for room servers: sends by a fixed schedule, whatever the server does, and verifies
@@ -32,6 +33,9 @@ pub struct CommonArguments {
     /// Address of a server; several times for several, which share the connections of every room
     #[arg(long, default_value = "ws://127.0.0.1:3001/ws")]
     pub url: Vec<Target>,
+    /// What the servers speak
+    #[arg(long, value_enum, default_value_t = Language::Tableforge)]
+    pub dialect: Language,
     /// Connections in all
     #[arg(long, default_value_t = 1_000, value_parser = at_least_one)]
     pub connections: usize,
@@ -180,6 +184,7 @@ mod tests {
             "--connections 0",
             "--room-prefix a/b",
             "--url x",
+            "--dialect smoke-signals",
         ] {
             let line = format!("loadtest rooms {wrong}");
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{wrong}");

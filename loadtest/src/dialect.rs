@@ -1,17 +1,65 @@
 //! What differs between room servers: how to join, how to send, and what an incoming message means.
 
+mod plain;
+mod socketio;
 mod tableforge;
-
-pub use tableforge::TableForge;
 
 use crate::stamp::{Payload, Stamp};
 
+/// The kinds of room servers that the generator can talk to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Language {
+    /// TableForge's JSON messages
+    Tableforge,
+    /// Text frames, published as they are to the other members of the room in the URL's `room` parameter
+    Plain,
+    /// Socket.IO 4 over WebSocket: the event `join`, acknowledged, and the event `m` for messages
+    Socketio,
+}
+
+impl Language {
+    /// A dialect that has read nothing yet.
+    pub fn dialect(self) -> Box<dyn Dialect> {
+        match self {
+            Self::Tableforge => Box::new(tableforge::TableForge::new()),
+            Self::Plain => Box::new(plain::Plain::new()),
+            Self::Socketio => Box::new(socketio::SocketIo::new()),
+        }
+    }
+
+    /// Whether a message can ask for an ack.
+    pub fn has_acks(self) -> bool {
+        matches!(self, Self::Tableforge)
+    }
+}
+
+/// How a connection gets into its room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joining {
+    /// It asks once the server has greeted it, and the server answers.
+    Asked,
+    /// The room is named in the upgrade's request target, and nothing more is said.
+    Upgraded,
+}
+
 /// How to talk to one kind of room server over WebSocket. One value serves all connections of a worker.
 pub trait Dialect: Send {
-    /// Appends the message that joins `room`.
+    /// How a connection gets into its room.
+    fn joining(&self) -> Joining {
+        Joining::Asked
+    }
+
+    /// The request target to upgrade at, made of the URL's own; `room` is the room to be in at once, which
+    /// matters with [`Joining::Upgraded`] only.
+    fn request_target(&self, path: &str, _room: Option<&str>) -> String {
+        path.to_owned()
+    }
+
+    /// Appends the message that joins `room`; never called with [`Joining::Upgraded`].
     fn write_join(&self, room: &str, out: &mut Vec<u8>);
 
-    /// Appends the message that sends a stamped payload to `room`; `acknowledged` asks for a reply.
+    /// Appends the message that sends a stamped payload to `room`; `acknowledged` asks for a reply, where
+    /// [`Language::has_acks`].
     fn write_message(
         &self,
         room: &str,
@@ -33,6 +81,8 @@ pub trait Dialect: Send {
 pub enum Incoming {
     /// The connection may be used.
     Greeting,
+    /// The server waits for this text message before anything else, or to see that the client is alive.
+    Answer(&'static str),
     /// The connection is in its room.
     Joined,
     /// A message from a member of the room.
@@ -59,4 +109,10 @@ pub enum Incoming {
     Ignored,
     /// Not a message of this dialect.
     Malformed,
+}
+
+/// `path` with more query parameters.
+fn with_query(path: &str, query: &str) -> String {
+    let separator = if path.contains('?') { '&' } else { '?' };
+    format!("{path}{separator}{query}")
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use rustix::event::epoll::{self, CreateFlags};
 
 use crate::control::{Control, Load};
-use crate::dialect::TableForge;
 use crate::plan::Plan;
 use crate::tally::Tally;
 use crate::worker::Worker;
@@ -52,7 +51,7 @@ impl Fleet {
             let epoll = epoll::create(CreateFlags::CLOEXEC)
                 .map_err(|error| format!("cannot create an epoll instance: {error}"))?;
             let (plan, control) = (plan.clone(), control.clone());
-            let dialect = Box::new(TableForge::new());
+            let dialect = plan.language.dialect();
             std::thread::Builder::new()
                 .name(format!("load-{number}"))
                 .spawn(move || Worker::new(number, plan, control, dialect, epoll).run())

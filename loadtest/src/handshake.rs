@@ -30,13 +30,13 @@ pub enum Answer {
 }
 
 impl Handshake {
-    /// A handshake and the request to send for it.
-    pub fn start(target: &Target, token: Option<&str>) -> (Self, String) {
+    /// A handshake and the request to send for it; `path` is the request target.
+    pub fn start(target: &Target, path: &str, token: Option<&str>) -> (Self, String) {
         let key = generate_key();
         let mut request = format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n",
-            target.path, target.host
+            target.host
         );
         if let Some(token) = token {
             write!(request, "Authorization: Bearer {token}\r\n").expect("writing to a String cannot fail");
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn the_request_carries_path_host_and_token() {
         let target: Target = "ws://127.0.0.1:3001/ws?a=b".parse().unwrap();
-        let (handshake, request) = Handshake::start(&target, Some("T"));
+        let (handshake, request) = Handshake::start(&target, &target.path, Some("T"));
         assert!(request.starts_with("GET /ws?a=b HTTP/1.1\r\nHost: 127.0.0.1:3001\r\n"));
         assert!(request.contains("\r\nAuthorization: Bearer T\r\n"));
         assert!(request.contains(&format!("\r\nSec-WebSocket-Key: {}\r\n", handshake.key)));

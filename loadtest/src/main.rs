@@ -1,5 +1,5 @@
 //! Load generator for room servers: an open model, latency from the intended send time, every
-//! delivery verified. Speaks the servers' client protocol only and shares no code with any of them.
+//! delivery verified. Speaks to servers as any client does and shares no code with them.
 
 mod args;
 mod connection;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::credentials::Credentials;
+use crate::dialect::Language;
 use crate::layout::Layout;
 use crate::stamp::Payload;
 use crate::target::{Sources, Target};
@@ -11,6 +12,8 @@ use crate::target::{Sources, Target};
 pub struct Plan {
     /// The servers.
     pub targets: Vec<Target>,
+    /// What the servers speak.
+    pub language: Language,
     /// The source addresses.
     pub sources: Sources,
     /// The connections and their rooms.

@@ -27,14 +27,18 @@ struct Traffic {
 /// The plan for the options given.
 ///
 /// # Errors
-/// This machine cannot make so many connections; the text says why.
+/// This machine cannot make so many connections, or the dialect has no acks; the text says why.
 fn plan(common: &CommonArguments, traffic: Traffic) -> Result<Plan, String> {
+    if traffic.acknowledged && !common.dialect.has_acks() {
+        return Err("--ack needs --dialect tableforge: the others have no acks".to_owned());
+    }
     process::allow_connections(common.connections)?;
     let servers = common.url.len();
     let layout = Layout { connections: common.connections, room_size: common.room_size, servers };
     let per_server = common.connections.div_ceil(servers);
     Ok(Plan {
         targets: common.url.clone(),
+        language: common.dialect,
         sources: Sources::new(&common.url, per_server, common.source_addresses)?,
         layout,
         rooms: (0..layout.rooms()).map(|room| format!("{}-{room}", common.room_prefix)).collect(),

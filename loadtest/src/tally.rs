@@ -76,6 +76,8 @@ pub struct Tally {
     pub acks_awaited: i64,
     /// Deliveries that arrived within the measured time.
     pub measured_deliveries: u64,
+    /// Bytes of the text messages that deliveries came in, without WebSocket headers.
+    pub delivery_bytes: u64,
     /// From intended send to arrival, of messages due in the measured time; microseconds.
     pub latency: Histogram<u64>,
     /// The same for acks.
@@ -111,6 +113,7 @@ impl Tally {
             acks: 0,
             acks_awaited: 0,
             measured_deliveries: 0,
+            delivery_bytes: 0,
             latency: histogram(),
             ack_latency: histogram(),
             send_lag: histogram(),
@@ -136,6 +139,7 @@ impl Tally {
         self.acks += other.acks;
         self.acks_awaited += other.acks_awaited;
         self.measured_deliveries += other.measured_deliveries;
+        self.delivery_bytes += other.delivery_bytes;
         self.pings_answered += other.pings_answered;
         let histograms = [
             (&mut self.latency, &other.latency),
@@ -145,6 +149,12 @@ impl Tally {
         for (own, theirs) in histograms {
             own.add(theirs).expect("all histograms have the same bounds");
         }
+    }
+
+    /// Bytes of a delivery's text message, on average; `None` without deliveries.
+    pub fn bytes_per_delivery(&self) -> Option<f64> {
+        let deliveries = self.received + self.duplicated;
+        (deliveries > 0).then(|| self.delivery_bytes as f64 / deliveries as f64)
     }
 
     /// Deliveries that never came.

@@ -187,8 +187,11 @@ impl Worker {
         let number = self.first + index;
         let target = &self.plan.targets[self.plan.layout.server_of(number)];
         let source = self.plan.sources.of(number / self.plan.targets.len());
-        let (handshake, request) = Handshake::start(target, self.plan.credentials.token(number).as_deref());
         let connection = &mut self.connections[index];
+        let room = self.plan.join.then(|| self.plan.rooms[connection.room as usize].as_str());
+        let path = self.dialect.request_target(&target.path, room);
+        let token = self.plan.credentials.token(number);
+        let (handshake, request) = Handshake::start(target, &path, token.as_deref());
         connection.state = State::Connecting(handshake, request);
         connection.connect(target.address, source)?;
         let socket = connection.socket().expect("connect made a socket");

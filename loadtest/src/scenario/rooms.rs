@@ -141,6 +141,7 @@ fn json(
         "deliveries_expected": tally.expected,
         "deliveries_received": tally.received,
         "deliveries_per_second": rounded(tally.measured_deliveries as f64 / seconds),
+        "bytes_per_delivery": tally.bytes_per_delivery().map(rounded),
         "lost": tally.lost(),
         "duplicated": tally.duplicated,
         "out_of_order": tally.out_of_order,
@@ -238,6 +239,12 @@ mod tests {
             plant(&mut tally);
             assert_eq!(problems(&clean, &tally).len(), 1, "fault {number}");
         }
+    }
+
+    #[test]
+    fn acks_are_not_asked_of_a_dialect_without_them() {
+        let refusal = run(&arguments("--dialect plain --ack")).err();
+        assert!(refusal.is_some_and(|text| text.contains("--dialect tableforge")));
     }
 
     #[test]

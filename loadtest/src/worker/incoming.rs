@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::Worker;
 use crate::connection::{Received, State};
-use crate::dialect::Incoming;
+use crate::dialect::{Incoming, Joining};
 use crate::frame::{self, Frame};
 use crate::handshake::Answer;
 use crate::stamp::Stamp;
@@ -55,6 +55,9 @@ impl Worker {
             let progress = self.control.progress(self.number);
             progress.last_established_us.store(self.now_us, Ordering::Release);
             progress.established.fetch_add(1, Ordering::AcqRel);
+            if self.dialect.joining() == Joining::Upgraded {
+                self.become_ready(index);
+            }
         }
         loop {
             match frame::parse(&bytes[used..]) {
@@ -119,6 +122,7 @@ impl Worker {
             Incoming::Acknowledged(stamp) => self.handle_ack(index, stamp),
             Incoming::Greeting => self.greeted(index),
             Incoming::Joined => self.become_ready(index),
+            Incoming::Answer(text) => self.queue_frame(index, frame::TEXT, text.as_bytes()),
             Incoming::Refused { code, acknowledged } => self.refused(index, &code, acknowledged),
             Incoming::Uncertain { code, acknowledged } => {
                 self.tally.uncertain.add(&code);
@@ -191,6 +195,7 @@ impl Worker {
             self.tally.unexpected += 1;
             return;
         };
+        self.tally.delivery_bytes += text.len() as u64;
         if self.verifier.record(index, sender - members.start, stamp.sequence) == Arrival::Duplicate {
             return;
         }

@@ -1,0 +1,1 @@
+"""Runs servers side by side under one load generator."""

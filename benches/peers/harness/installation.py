@@ -1,0 +1,102 @@
+"""Installs the peers from their registries, into a directory outside the repository."""
+
+import ctypes.util
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+PEERS = Path(__file__).resolve().parent.parent
+REPOSITORY = PEERS.parent.parent
+SERVERS = PEERS / "servers"
+
+
+class Unavailable(Exception):
+    """Something that a peer needs is not on this machine; the text says what."""
+
+
+def default_cache():
+    """Where peers are installed unless the command line says otherwise."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "tableforge-peers"
+
+
+def _needed(program, what):
+    path = shutil.which(program)
+    if not path:
+        raise Unavailable(f"{what} needs {program}, which is not installed")
+    return path
+
+
+def _run(command, what, **options):
+    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    if done.returncode != 0:
+        raise Unavailable(f"{what} failed: {done.stdout.decode(errors='replace').strip()[-500:]}")
+
+
+class Installation:
+    """What has been installed; each part on first use."""
+
+    def __init__(self, cache, tableforge=None, loadtest=None):
+        self._cache = Path(cache).resolve()
+        given = {"tableforge": tableforge, "loadtest": loadtest}
+        self._programs = {name: path.resolve() for name, path in given.items() if path}
+        if self._cache.is_relative_to(REPOSITORY):
+            raise SystemExit(f"--cache {cache} is inside the repository: choose a directory outside")
+
+    @functools.cached_property
+    def node(self):
+        """The command that runs a Node.js server, and its environment."""
+        _needed("npm", "a peer from npm")
+        home = self._cache / "npm"
+        home.mkdir(parents=True, exist_ok=True)
+        wanted = (SERVERS / "package.json").read_text()
+        installed = home / "package.json"
+        if not installed.exists() or installed.read_text() != wanted or not (home / "node_modules").exists():
+            # Last, so that an interrupted installation is made again.
+            installed.unlink(missing_ok=True)
+            fresh = home / "fresh"
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+            (fresh / "package.json").write_text(wanted)
+            _run(["npm", "install", "--no-audit", "--no-fund", "--omit=dev"], "npm install", cwd=fresh)
+            shutil.rmtree(home / "node_modules", ignore_errors=True)
+            (fresh / "node_modules").rename(home / "node_modules")
+            shutil.rmtree(fresh)
+            installed.write_text(wanted)
+        return _needed("node", "a peer from npm"), {"NODE_PATH": str(home / "node_modules"), "NODE_ENV": "production"}
+
+    @functools.cached_property
+    def python(self):
+        """The command that runs a Python server, and its environment."""
+        if not ctypes.util.find_library("uv"):
+            raise Unavailable("socketify needs libuv (Debian: apt-get install libuv1)")
+        home = self._cache / f"python{sys.version_info.major}.{sys.version_info.minor}"
+        requirements = SERVERS / "requirements.txt"
+        done = home / "requirements.txt"
+        if not done.exists() or done.read_text() != requirements.read_text():
+            shutil.rmtree(home, ignore_errors=True)
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            _run([*pip, "--target", home, "--requirement", requirements], "pip install")
+            shutil.copy(requirements, done)
+        return sys.executable, {"PYTHONPATH": str(home)}
+
+    @functools.cached_property
+    def tokio_tungstenite(self):
+        """The server on tokio-tungstenite."""
+        target = self._cache / "cargo"
+        manifest = PEERS / "tokio-tungstenite" / "Cargo.toml"
+        command = [_needed("cargo", "tokio-tungstenite"), "build", "--release", "--locked", "--manifest-path", manifest]
+        _run([*command, "--target-dir", target], "cargo build of tokio-tungstenite")
+        return target / "release" / "tokio-tungstenite-rooms"
+
+    def own(self, name):
+        """A program of this repository, `tableforge` or `loadtest`: the one given, or a release build."""
+        if name not in self._programs:
+            command = [_needed("cargo", name), "build", "--release", "--locked", "--package", name]
+            _run(command, f"cargo build of {name}", cwd=REPOSITORY)
+            target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+            self._programs[name] = REPOSITORY / target / "release" / name
+        return self._programs[name]
