@@ -58,10 +58,9 @@ impl Dialect for SocketIo {
             [b'4', b'0', ..] => Incoming::Greeting,
             [b'4', b'3', ..] => Incoming::Joined,
             [b'1'] | [b'4', b'1'] => Incoming::Notice("disconnected".to_owned()),
-            [b'4', b'4', reason @ ..] => Incoming::Refused {
-                code: String::from_utf8_lossy(reason).into_owned(),
-                acknowledged: false,
-            },
+            [b'4', b'4', reason @ ..] => {
+                Incoming::Refused { code: String::from_utf8_lossy(reason).into_owned(), acknowledged: false }
+            }
             [b'4', b'2', ..] => Incoming::Notice("another event".to_owned()),
             _ => Incoming::Malformed,
         }
@@ -82,7 +81,8 @@ mod tests {
         let mut dialect = SocketIo::new();
         let target = dialect.request_target("/socket.io/", Some("load-1"));
         assert_eq!(target, "/socket.io/?EIO=4&transport=websocket");
-        let open = br#"0{"sid":"x","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#;
+        let open =
+            br#"0{"sid":"x","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#;
         assert_eq!(dialect.read(open), Incoming::Answer("40"));
         assert_eq!(dialect.read(br#"40{"sid":"y"}"#), Incoming::Greeting);
         let mut join = Vec::new();
