@@ -1,11 +1,9 @@
 """Installs the peers from their registries, into a directory outside the repository."""
 
-import ctypes.util
 import functools
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 PEERS = Path(__file__).resolve().parent.parent
@@ -67,21 +65,6 @@ class Installation:
             shutil.rmtree(fresh)
             installed.write_text(wanted)
         return _needed("node", "a peer from npm"), {"NODE_PATH": str(home / "node_modules"), "NODE_ENV": "production"}
-
-    @functools.cached_property
-    def python(self):
-        """The command that runs a Python server, and its environment."""
-        if not ctypes.util.find_library("uv"):
-            raise Unavailable("socketify needs libuv (Debian: apt-get install libuv1)")
-        home = self._cache / f"python{sys.version_info.major}.{sys.version_info.minor}"
-        requirements = SERVERS / "requirements.txt"
-        done = home / "requirements.txt"
-        if not done.exists() or done.read_text() != requirements.read_text():
-            shutil.rmtree(home, ignore_errors=True)
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            _run([*pip, "--target", home, "--requirement", requirements], "pip install")
-            shutil.copy(requirements, done)
-        return sys.executable, {"PYTHONPATH": str(home)}
 
     @functools.cached_property
     def tokio_tungstenite(self):

@@ -47,14 +47,6 @@ def _node(script):
     return start
 
 
-def _python(script):
-    def start(installation):
-        python, environment = installation.python
-        return [python, "-B", SERVERS / script], environment
-
-    return start
-
-
 def _tungstenite(installation):
     return [installation.tokio_tungstenite], {}
 
@@ -74,14 +66,11 @@ def _of_tableforge(name, label, command, environment, **more):
 
 
 TABLEFORGE = _of_tableforge("tableforge", "TableForge", "dev", _TABLEFORGE)
-UWEBSOCKETS = Peer("uwebsockets", "uWebSockets (npm)", _node("uwebsockets.js"))
-SOCKETIFY = Peer("socketify", "uWebSockets (PyPI)", _python("socketify.py"))
 
 # One instance.
 SINGLE = [
     TABLEFORGE,
-    UWEBSOCKETS,
-    SOCKETIFY,
+    Peer("uwebsockets", "uWebSockets", _node("uwebsockets.js")),
     Peer("tokio-tungstenite", "tokio-tungstenite", _tungstenite),
     Peer("ws", "ws", _node("ws.js")),
     Peer("socketio", "Socket.IO", _node("socketio.js"), "socketio", "/socket.io/"),

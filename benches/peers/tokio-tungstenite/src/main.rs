@@ -8,9 +8,13 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::{LocalSet, spawn_local};
-use tokio_tungstenite::accept_hdr_async;
+use tokio_tungstenite::accept_hdr_async_with_config;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+/// Bytes of the buffer that each connection reads into; the default of 128 KiB is all that an idle one would cost.
+const READ_BUFFER: usize = 4096;
 
 type Rooms = Rc<RefCell<HashMap<String, HashMap<u64, UnboundedSender<Message>>>>>;
 
@@ -38,7 +42,9 @@ async fn serve(stream: TcpStream, number: u64, rooms: Rooms) {
         room = query.strip_prefix("room=").unwrap_or_default().to_owned();
         Ok(response)
     };
-    let Ok(socket) = accept_hdr_async(stream, read_room).await else { return };
+    let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER);
+    let upgraded = accept_hdr_async_with_config(stream, read_room, Some(config)).await;
+    let Ok(socket) = upgraded else { return };
     let (outbox, mut inbox) = unbounded_channel();
     rooms.borrow_mut().entry(room.clone()).or_default().insert(number, outbox);
     let (mut sink, mut source) = socket.split();
