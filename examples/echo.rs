@@ -16,9 +16,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Parser;
+use tableforge::accept::extension::Deflate;
 use tableforge::accept::request::{self, Head};
 use tableforge::accept::{http, upgrade};
 use tableforge::codec::close::CloseCode;
+use tableforge::codec::deflate::{Deflater, Inflater};
+use tableforge::codec::forms::Forms;
 use tableforge::codec::frame;
 use tableforge::codec::message::{Decoder, Event, MessageLimits};
 use tableforge::ring::{Completion, Key, Ring, RingSettings};
@@ -47,6 +50,9 @@ struct Arguments {
     /// The TCP port on 127.0.0.1; 0 takes a free one.
     #[arg(long, default_value_t = 9001)]
     port: u16,
+    /// Compress for clients that offer it (permessage-deflate).
+    #[arg(long)]
+    compression: bool,
 }
 
 fn main() -> io::Result<()> {
@@ -55,7 +61,8 @@ fn main() -> io::Result<()> {
     let address = ring.listen(SocketAddr::from((Ipv4Addr::LOCALHOST, arguments.port)))?;
     ring.accept();
     println!("echoing on ws://{address}/");
-    let mut server = Server { ring, clients: Clients::new(), lingering: VecDeque::new() };
+    let mut server =
+        Server { ring, clients: Clients::new(arguments.compression), lingering: VecDeque::new() };
     let mut completions = Vec::new();
     loop {
         server.ring.submit_and_wait(1, server.until_next_deadline());
@@ -112,7 +119,7 @@ impl Server {
 
     fn all_is_sent(&mut self, key: Key) {
         match self.clients.phases[key.slot as usize] {
-            Phase::Handshake(_) | Phase::Open(_) => {}
+            Phase::Handshake(_) | Phase::Open(..) => {}
             Phase::Finishing => self.ring.finish_sending(key),
             Phase::Ended => self.close(key),
         }
@@ -157,8 +164,8 @@ impl Server {
 enum Phase {
     /// It sends its HTTP request, of which this much has come.
     Handshake(Vec<u8>),
-    /// It sends messages.
-    Open(Box<Decoder>),
+    /// It sends messages, and expands compressed ones with a window of that many bits; 0 takes plain ones.
+    Open(Box<Decoder>, u8),
     /// It has been told everything, the close frame last, and is not listened to any more.
     Finishing,
     /// It says nothing more, but may still read what waits for it.
@@ -169,11 +176,20 @@ enum Phase {
 struct Clients {
     phases: Vec<Phase>,
     outboxes: Outboxes,
+    compression: bool,
+    deflater: Deflater,
+    inflater: Inflater,
 }
 
 impl Clients {
-    fn new() -> Self {
-        Self { phases: Vec::new(), outboxes: Outboxes::new(OUTBOX_BYTES) }
+    fn new(compression: bool) -> Self {
+        Self {
+            phases: Vec::new(),
+            outboxes: Outboxes::new(OUTBOX_BYTES),
+            compression,
+            deflater: Deflater::default(),
+            inflater: Inflater::default(),
+        }
     }
 
     fn open(&mut self, slot: u32) {
@@ -196,10 +212,10 @@ impl Clients {
     }
 
     fn receive(&mut self, slot: u32, bytes: &mut [u8]) {
-        let phase = &mut self.phases[slot as usize];
-        *phase = match std::mem::replace(phase, Phase::Finishing) {
-            Phase::Handshake(head) => read_head(&mut self.outboxes, slot, head, bytes),
-            Phase::Open(decoder) => read_frames(&mut self.outboxes, slot, decoder, bytes),
+        let phase = std::mem::replace(&mut self.phases[slot as usize], Phase::Finishing);
+        self.phases[slot as usize] = match phase {
+            Phase::Handshake(head) => self.read_head(slot, head, bytes),
+            Phase::Open(decoder, window) => self.read_frames(slot, decoder, window, bytes),
             ended @ (Phase::Finishing | Phase::Ended) => ended,
         };
         for slot in self.outboxes.take_overflowed() {
@@ -208,43 +224,51 @@ impl Clients {
             self.phases[slot as usize] = Phase::Finishing;
         }
     }
-}
 
-/// Answers the request once it is complete; any path will do.
-fn read_head(outboxes: &mut Outboxes, slot: u32, mut head: Vec<u8>, bytes: &[u8]) -> Phase {
-    head.extend_from_slice(bytes);
-    let answer = match request::parse(&head) {
-        Head::Incomplete => return Phase::Handshake(head),
-        Head::Refused(refusal) => Err(refusal),
-        Head::Request(request, length) => upgrade::check(&request, &[]).map(|upgrade| (upgrade, length)),
-    };
-    match answer {
-        Ok((upgrade, length)) => {
-            outboxes.push(slot, &Bytes::from(upgrade.response));
-            read_frames(outboxes, slot, Box::default(), &mut head[length..])
-        }
-        Err(refusal) => {
-            outboxes.finish(slot, &Bytes::from(http::refuse(&refusal)), false);
-            Phase::Finishing
+    /// Answers the request once it is complete; any path will do.
+    fn read_head(&mut self, slot: u32, mut head: Vec<u8>, bytes: &[u8]) -> Phase {
+        head.extend_from_slice(bytes);
+        let answer = match request::parse(&head) {
+            Head::Incomplete => return Phase::Handshake(head),
+            Head::Refused(refusal) => Err(refusal),
+            Head::Request(request, length) => {
+                upgrade::check(&request, &[], self.compression).map(|upgrade| (upgrade, length))
+            }
+        };
+        match answer {
+            Ok((upgrade, length)) => {
+                let window = upgrade.deflate.map_or(0, Deflate::window);
+                self.outboxes.push(slot, &Bytes::from(upgrade.response));
+                self.read_frames(slot, Box::default(), window, &mut head[length..])
+            }
+            Err(refusal) => {
+                self.outboxes.finish(slot, &Bytes::from(http::refuse(&refusal)), false);
+                Phase::Finishing
+            }
         }
     }
-}
 
-/// Answers every message that the bytes complete.
-fn read_frames(outboxes: &mut Outboxes, slot: u32, mut decoder: Box<Decoder>, bytes: &mut [u8]) -> Phase {
-    let outcome = decoder.feed(bytes, &LIMITS, &mut |event| {
-        match event {
-            Event::Text(text) => outboxes.push(slot, &frame::text(text)),
-            Event::Binary(bytes) => outboxes.push(slot, &frame::binary(bytes)),
-            Event::Ping(payload) => outboxes.push(slot, &frame::pong(payload)),
-            Event::Pong(_) => {}
-            Event::Close { code, .. } => outboxes.finish(slot, &frame::close_reply(code), false),
+    /// Answers every message that the bytes complete.
+    fn read_frames(&mut self, slot: u32, mut decoder: Box<Decoder>, window: u8, bytes: &mut [u8]) -> Phase {
+        let Self { outboxes, deflater, inflater, .. } = self;
+        let mut echo = |outboxes: &mut Outboxes, frame: Bytes| {
+            outboxes.push(slot, Forms::new(&frame, deflater).fitting(window));
+        };
+        let inflater = (window > 0).then_some(inflater);
+        let outcome = decoder.feed(bytes, &LIMITS, inflater, &mut |event| {
+            match event {
+                Event::Text(text) => echo(outboxes, frame::text(text)),
+                Event::Binary(bytes) => echo(outboxes, frame::binary(bytes)),
+                Event::Ping(payload) => outboxes.push(slot, &frame::pong(payload)),
+                Event::Pong(_) => {}
+                Event::Close { code, .. } => outboxes.finish(slot, &frame::close_reply(code), false),
+            }
+            ControlFlow::Continue(())
+        });
+        if let Err(violation) = outcome {
+            let code = violation.close_code().as_u16();
+            outboxes.finish(slot, &frame::close(code, &violation.to_string()), false);
         }
-        ControlFlow::Continue(())
-    });
-    if let Err(violation) = outcome {
-        let code = violation.close_code().as_u16();
-        outboxes.finish(slot, &frame::close(code, &violation.to_string()), false);
+        if decoder.is_finished() { Phase::Finishing } else { Phase::Open(decoder, window) }
     }
-    if decoder.is_finished() { Phase::Finishing } else { Phase::Open(decoder) }
 }

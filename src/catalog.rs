@@ -78,6 +78,13 @@ pub static SETTINGS: &[Setting] = &[
         kind: milliseconds(0..=1000, |d, t| d.settings.flush_budget = t),
     },
     Setting {
+        name: "COMPRESSION",
+        group: Server,
+        prose: "Whether messages are compressed for clients that offer it (permessage-deflate).",
+        default: Is("false"),
+        kind: Kind::Switch { set: |d, on| d.settings.compression = on },
+    },
+    Setting {
         name: "DRAIN_TIMEOUT",
         group: Server,
         prose: "Longest time that a stopping instance takes to send its clients away.",
@@ -388,11 +395,6 @@ pub static SETTINGS: &[Setting] = &[
     not_supported("HISTORY_ROOMS", "Rooms whose messages are kept.", &[]),
     not_supported("HISTORY_SIZE", "Messages kept per room.", &[]),
     not_supported("HISTORY_TTL", "Time for which messages are kept.", &[]),
-    not_supported(
-        "COMPRESSION",
-        "Compression of messages to clients (permessage-deflate).",
-        &["false", "off"],
-    ),
     not_supported("TLS_CERT_FILE", "Certificate for TLS.", &[]),
     not_supported("TLS_KEY_FILE", "Private key for TLS.", &[]),
     not_supported("REDIS_TLS", "TLS on the link to Redis.", &["false", "off"]),

@@ -57,6 +57,8 @@ pub struct Settings {
     pub ping_interval: Duration,
     /// Time for the pong.
     pub pong_timeout: Duration,
+    /// Whether messages are compressed for clients that offer it.
+    pub compression: bool,
     /// Longest time that draining takes.
     pub drain_timeout: Duration,
     /// Whether clients must authenticate.
@@ -249,6 +251,7 @@ impl Draft {
             authentication_timeout: zero,
             ping_interval: zero,
             pong_timeout: zero,
+            compression: false,
             drain_timeout: zero,
             auth_required: true,
             jwt_secret: None,

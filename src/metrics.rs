@@ -74,12 +74,16 @@ pub struct ShardCells {
     pub rooms: Cell,
     /// Sockets accepted.
     pub accepts: Cell,
+    /// Times that accepting failed, mostly for want of descriptors, and paused until the next tick.
+    pub accept_pauses: Cell,
     /// Client messages received.
     pub messages_in: Cell,
     /// Bytes received from clients.
     pub bytes_in: Cell,
     /// Frames handed to connections: one per receiver.
     pub deliveries: Cell,
+    /// Messages compressed: each at most once, whatever the number of its receivers.
+    pub compressed: Cell,
     /// Bytes sent to clients.
     pub bytes_out: Cell,
     /// Send operations.
@@ -130,7 +134,17 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
         "Client messages received.",
         sum(|cells| &cells.messages_in),
     );
+    text.counter(
+        "websocket_messages_compressed_total",
+        "Messages compressed, once per shard for all receivers.",
+        sum(|cells| &cells.compressed),
+    );
     text.counter("websocket_accepts_total", "Sockets accepted.", sum(|cells| &cells.accepts));
+    text.counter(
+        "websocket_accept_pauses_total",
+        "Times that accepting failed and paused.",
+        sum(|cells| &cells.accept_pauses),
+    );
     text.counter(
         "websocket_received_bytes_total",
         "Bytes received from clients.",

@@ -218,12 +218,14 @@ fn start_shard(
         .name(&format!("tf-shard-{index}"))
         .io_memory(0)
         .ring_depth(16)
-        .preempt_timer(Duration::from_millis(10))
+        // The executor parks for good when this timer has fired before it looks at its tasks, as on a
+        // thread that did not get its core in time: never, then. Nothing else runs on a shard's executor.
+        .preempt_timer(Duration::from_secs(3600))
         .spawn(move || async move {
             match Driver::new(shard, address, around) {
                 Ok((driver, bound)) => {
                     let _ = tell.send(Ok(bound));
-                    driver.run().await;
+                    driver.run();
                 }
                 Err(error) => {
                     let _ = tell.send(Err(error));

@@ -52,11 +52,11 @@ fn decode(bytes: usize, frames: usize) -> impl Operation {
         messages += 1;
         ControlFlow::Continue(())
     };
-    decoder.feed(&mut buffer.clone(), &LIMITS, &mut check).expect("valid frames");
+    decoder.feed(&mut buffer.clone(), &LIMITS, None, &mut check).expect("valid frames");
     assert_eq!(messages, frames);
 
     move || {
-        let outcome = decoder.feed(black_box(&mut buffer), &LIMITS, &mut |event| {
+        let outcome = decoder.feed(black_box(&mut buffer), &LIMITS, None, &mut |event| {
             black_box(event);
             ControlFlow::Continue(())
         });

@@ -87,7 +87,7 @@ impl Queued {
     fn new(connections: usize, members: usize) -> Self {
         // Members' slots are scattered as in a server that has run for a while, not in their order.
         let slots: Vec<_> = (0..connections)
-            .map(|i| SliceMember { slot: (i * 617 % connections) as u32, echo: false })
+            .map(|i| SliceMember { slot: (i * 617 % connections) as u32, echo: false, window: 0 })
             .collect();
         let mut outboxes = Outboxes::new(OUTBOX_BYTES);
         slots.iter().for_each(|member| outboxes.open(member.slot));
@@ -102,7 +102,7 @@ impl Queued {
     fn fan_out(&mut self) {
         for members in &self.rooms {
             let frame = black_box(&self.frame);
-            black_box(fan_out(members, None, |slot| self.outboxes.push(slot, frame)));
+            black_box(fan_out(members, None, |member| self.outboxes.push(member.slot, frame)));
         }
     }
 

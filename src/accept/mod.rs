@@ -1,4 +1,5 @@
 //! A socket becomes a WebSocket, or gets an HTTP answer.
+pub mod extension;
 pub mod http;
 pub mod request;
 pub mod upgrade;

@@ -2,6 +2,7 @@
 
 use tungstenite::handshake::derive_accept_key;
 
+use super::extension::Deflate;
 use super::request::{Ambiguous, Refusal, Request};
 
 /// A request that may become a WebSocket.
@@ -11,15 +12,22 @@ pub struct Upgrade {
     pub response: String,
     /// The token from the `Authorization` header or the query.
     pub token: Option<String>,
+    /// The compression that the answer agrees to.
+    pub deflate: Option<Deflate>,
 }
 
 const BAD: &str = "400 Bad Request";
 
-/// Checks an upgrade request to `/ws`; `allowed_origins` is empty where all are welcome.
+/// Checks an upgrade request to `/ws`; `allowed_origins` is empty where all are welcome, and
+/// `compression` says whether it may be agreed on.
 ///
 /// # Errors
 /// The HTTP status that says what to change.
-pub fn check(request: &Request<'_>, allowed_origins: &[String]) -> Result<Upgrade, Refusal> {
+pub fn check(
+    request: &Request<'_>,
+    allowed_origins: &[String],
+    compression: bool,
+) -> Result<Upgrade, Refusal> {
     if request.method != "GET" {
         let reason = "a WebSocket is opened with GET";
         return Err(Refusal { status: "405 Method Not Allowed", reason, header: "Allow: GET\r\n" });
@@ -47,12 +55,14 @@ pub fn check(request: &Request<'_>, allowed_origins: &[String]) -> Result<Upgrad
         }
     };
     check_origin(request, allowed_origins)?;
+    let deflate = if compression { Deflate::offered(request) } else { None };
     let response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {}\r\n\r\n",
-        derive_accept_key(key.as_bytes())
+         Sec-WebSocket-Accept: {}\r\n{}\r\n",
+        derive_accept_key(key.as_bytes()),
+        deflate.map(Deflate::answer).unwrap_or_default()
     );
-    Ok(Upgrade { response, token: token(request)? })
+    Ok(Upgrade { response, token: token(request)?, deflate })
 }
 
 /// A request that is not from a browser has no Origin and passes.
@@ -95,7 +105,7 @@ mod tests {
     fn outcome(head: &str, origins: &[&str]) -> Result<Upgrade, &'static str> {
         let Head::Request(request, _) = parse(head.as_bytes()) else { panic!("{head}") };
         let origins: Vec<_> = origins.iter().map(|origin| (*origin).to_owned()).collect();
-        check(&request, &origins).map_err(|refusal| &refusal.status[..3])
+        check(&request, &origins, false).map_err(|refusal| &refusal.status[..3])
     }
 
     fn changed(from: &str, to: &str) -> Result<Upgrade, &'static str> {
@@ -108,6 +118,21 @@ mod tests {
         let upgrade = outcome(GOOD, &[]).unwrap();
         assert!(upgrade.response.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
         assert_eq!(upgrade.token, None);
+    }
+
+    #[test]
+    fn compression_is_agreed_on_where_it_is_allowed_and_offered() {
+        let line = "Sec-WebSocket-Extensions: permessage-deflate; ";
+        for (offered, allowed) in [(true, true), (true, false), (false, true)] {
+            let offer =
+                if offered { "Host: h\r\nSec-WebSocket-Extensions: permessage-deflate" } else { "Host: h" };
+            let head = GOOD.replace("Host: h", offer);
+            let Head::Request(request, _) = parse(head.as_bytes()) else { panic!("{head}") };
+            let upgrade = check(&request, &[], allowed).unwrap();
+            assert_eq!(upgrade.deflate.is_some(), offered && allowed);
+            assert_eq!(upgrade.response.contains(line), offered && allowed);
+            assert!(upgrade.response.ends_with("\r\n\r\n") && !upgrade.response.contains("\r\n\r\n\r\n"));
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub enum CloseCode {
     ProtocolError = 1002,
     /// A binary message where only text is understood. A client's fault.
     UnsupportedData = 1003,
-    /// Text that is not UTF-8. A client's fault.
+    /// Text that is not UTF-8, or compressed data that cannot be expanded. A client's fault.
     InvalidUtf8 = 1007,
     /// A rule that the reason names was broken. A client's fault.
     PolicyViolation = 1008,

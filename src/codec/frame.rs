@@ -7,6 +7,9 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 /// Bytes of the longest header without a mask.
 const HEADER_BYTES: usize = 10;
 
+/// The bits of a frame's first byte that are its opcode.
+const OPCODE_BITS: u8 = 0x0f;
+
 /// Bytes that a close frame's reason may have: a control frame's 125 without the code.
 pub const CLOSE_REASON_BYTES: usize = 123;
 
@@ -36,9 +39,12 @@ impl FrameWriter {
         self.finish_as(OpCode::Data(Data::Text))
     }
 
-    fn finish_as(mut self, opcode: OpCode) -> Bytes {
+    fn finish_as(self, opcode: OpCode) -> Bytes {
+        self.finish_with(FrameHeader { opcode, ..FrameHeader::default() })
+    }
+
+    fn finish_with(mut self, header: FrameHeader) -> Bytes {
         let length = (self.buffer.len() - HEADER_BYTES) as u64;
-        let header = FrameHeader { opcode, ..FrameHeader::default() };
         let start = HEADER_BYTES - header.len(length);
         let mut space = &mut self.buffer[start..HEADER_BYTES];
         header.format(length, &mut space).expect("the space in front is as long as the header");
@@ -94,17 +100,40 @@ fn control(opcode: Control, payload: &[u8]) -> Bytes {
     writer.finish_as(OpCode::Control(opcode))
 }
 
+/// A data frame like `plain`, marked as compressed (RFC 7692, section 6), with a copy of `payload`.
+pub(super) fn compressed(plain: &Bytes, payload: &[u8]) -> Bytes {
+    let mut writer = FrameWriter::with_capacity(payload.len());
+    writer.buffer.extend_from_slice(payload);
+    let opcode = OpCode::from(plain[0] & OPCODE_BITS);
+    writer.finish_with(FrameHeader { opcode, rsv1: true, ..FrameHeader::default() })
+}
+
 /// The payload of a frame that this module built, without copying it.
 ///
 /// # Panics
 /// If `frame` is not a whole frame.
 pub fn payload(frame: &Bytes) -> Bytes {
-    let header_bytes = match frame[1] {
+    frame.slice(header_bytes(frame)..)
+}
+
+/// As [`payload`], borrowed.
+pub(super) fn payload_slice(frame: &Bytes) -> &[u8] {
+    &frame[header_bytes(frame)..]
+}
+
+/// Bytes of the payload of a frame that this module built.
+#[inline]
+pub(super) fn payload_bytes(frame: &Bytes) -> usize {
+    frame.len() - header_bytes(frame)
+}
+
+#[inline]
+fn header_bytes(frame: &Bytes) -> usize {
+    match frame[1] {
         126 => 4,
         127 => 10,
         _ => 2,
-    };
-    frame.slice(header_bytes..)
+    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub(super) struct Header {
     pub(super) kind: Kind,
     /// Whether it is its message's last frame.
     pub(super) is_final: bool,
+    /// Whether it begins a compressed message.
+    pub(super) is_compressed: bool,
     /// The mask of its payload.
     pub(super) mask: Mask,
     /// Bytes of its payload, as the client claims.
@@ -39,7 +41,8 @@ pub(super) struct Header {
 }
 
 /// Reads the header that `bytes` begin with, and how many bytes it has; `None` if it is not complete.
-pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Violation> {
+/// `compression` says whether permessage-deflate was agreed on.
+pub(super) fn parse(bytes: &[u8], compression: bool) -> Result<Option<(Header, usize)>, Violation> {
     let mut cursor = Cursor::new(bytes);
     // Reading from memory cannot fail, so the only error left is an unknown opcode.
     let parsed = FrameHeader::parse(&mut cursor).map_err(|_| Violation::ReservedOpcode)?;
@@ -47,7 +50,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Violation> 
         return Ok(None);
     };
     let header_bytes = cursor.position() as usize;
-    check_reserved_bits(&header)?;
+    check_reserved_bits(&header, compression)?;
     let Some(key) = header.mask else {
         return Err(Violation::Unmasked);
     };
@@ -73,13 +76,17 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Violation> 
     if header.len(length) != header_bytes {
         return Err(Violation::LengthNotMinimal(length));
     }
-    Ok(Some((Header { kind, is_final: header.is_final, mask: Mask::new(key), length }, header_bytes)))
+    let header =
+        Header { kind, is_final: header.is_final, is_compressed: header.rsv1, mask: Mask::new(key), length };
+    Ok(Some((header, header_bytes)))
 }
 
-/// No reserved bit has a meaning; permessage-deflate (RFC 7692) would give RSV1 one, on the first
-/// frame of a data message.
-fn check_reserved_bits(header: &FrameHeader) -> Result<(), Violation> {
-    if header.rsv1 || header.rsv2 || header.rsv3 { Err(Violation::ReservedBits) } else { Ok(()) }
+/// Only permessage-deflate gives a bit a meaning: RSV1 on the first frame of a data message (RFC 7692,
+/// section 6).
+fn check_reserved_bits(header: &FrameHeader, compression: bool) -> Result<(), Violation> {
+    let begins_message = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+    let rsv1_is_wrong = header.rsv1 && !(compression && begins_message);
+    if rsv1_is_wrong || header.rsv2 || header.rsv3 { Err(Violation::ReservedBits) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -95,12 +102,13 @@ mod tests {
             (&[0x81, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4], Kind::Text, true, 65536),
         ];
         for (bytes, kind, is_final, length) in cases {
-            let header = Header { kind, is_final, mask: Mask::new([1, 2, 3, 4]), length };
-            assert_eq!(parse(bytes), Ok(Some((header, bytes.len()))));
+            let mask = Mask::new([1, 2, 3, 4]);
+            let header = Header { kind, is_final, is_compressed: false, mask, length };
+            assert_eq!(parse(bytes, false), Ok(Some((header, bytes.len()))));
             let longer = [bytes, b"payload"].concat();
-            assert_eq!(parse(&longer), Ok(Some((header, bytes.len()))));
+            assert_eq!(parse(&longer, false), Ok(Some((header, bytes.len()))));
             for end in 0..bytes.len() {
-                assert_eq!(parse(&bytes[..end]), Ok(None), "{end} bytes of {bytes:?}");
+                assert_eq!(parse(&bytes[..end], false), Ok(None), "{end} bytes of {bytes:?}");
             }
         }
     }
@@ -125,7 +133,19 @@ mod tests {
             (&[0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0], Violation::LengthNotMinimal(65535)),
         ];
         for (bytes, violation) in cases {
-            assert_eq!(parse(bytes), Err(violation), "{bytes:x?}");
+            assert_eq!(parse(bytes, false), Err(violation), "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn rsv1_is_for_first_frames_of_messages_where_compression_was_agreed_on() {
+        for first in [0xc1, 0x41, 0xc2, 0x42] {
+            let (header, _) = parse(&[first, 0x80, 0, 0, 0, 0], true).unwrap().expect("it is complete");
+            assert!(header.is_compressed);
+            assert_eq!(parse(&[first, 0x80, 0, 0, 0, 0], false), Err(Violation::ReservedBits));
+        }
+        for first in [0xc0, 0x40, 0xc8, 0xc9, 0xca, 0xa1, 0x91, 0xe1, 0xd1] {
+            assert_eq!(parse(&[first, 0x80, 0, 0, 0, 0], true), Err(Violation::ReservedBits), "{first:x}");
         }
     }
 }

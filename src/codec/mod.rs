@@ -3,6 +3,8 @@
 //! [`message::Decoder`] takes whatever bytes a read brought and hands out whole messages;
 //! [`frame`] builds what is sent. Nothing here touches a socket or a clock.
 pub mod close;
+pub mod deflate;
+pub mod forms;
 pub mod frame;
 mod header;
 mod mask;

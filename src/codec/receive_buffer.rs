@@ -11,10 +11,11 @@ pub(super) enum DataKind {
 
 /// The unmasked payload of a message so far. Its memory grows with what arrived, never with what a
 /// header promised, and text is checked as it arrives: a client that sends garbage is told at once
-/// and not when the message ends.
+/// and not when the message ends. Compressed text is checked after it was expanded.
 #[derive(Debug)]
 pub(super) struct ReceiveBuffer {
     kind: DataKind,
+    pub(super) is_compressed: bool,
     bytes: Vec<u8>,
     /// How many of `bytes` are whole, valid characters. The rest is the beginning of one character.
     valid: usize,
@@ -24,8 +25,8 @@ pub(super) struct ReceiveBuffer {
 
 impl ReceiveBuffer {
     /// A message whose first frame has begun.
-    pub(super) fn new(kind: DataKind) -> Self {
-        Self { kind, bytes: Vec::new(), valid: 0, fragments: 1 }
+    pub(super) fn new(kind: DataKind, is_compressed: bool) -> Self {
+        Self { kind, is_compressed, bytes: Vec::new(), valid: 0, fragments: 1 }
     }
 
     /// Bytes so far.
@@ -36,7 +37,7 @@ impl ReceiveBuffer {
     /// Adds the next unmasked bytes.
     pub(super) fn push(&mut self, payload: &[u8]) -> Result<(), Violation> {
         self.bytes.extend_from_slice(payload);
-        if self.kind == DataKind::Text {
+        if self.kind == DataKind::Text && !self.is_compressed {
             match std::str::from_utf8(&self.bytes[self.valid..]) {
                 Ok(_) => self.valid = self.bytes.len(),
                 Err(error) if error.error_len().is_none() => self.valid += error.valid_up_to(),
@@ -49,6 +50,7 @@ impl ReceiveBuffer {
     /// The whole message.
     pub(super) fn finish(self) -> Result<Message, Violation> {
         match self.kind {
+            kind if self.is_compressed => Ok(Message::Compressed(kind, self.bytes)),
             DataKind::Text => {
                 String::from_utf8(self.bytes).map(Message::Text).map_err(|_| Violation::TextNotUtf8)
             }
@@ -62,6 +64,8 @@ impl ReceiveBuffer {
 pub(super) enum Message {
     Text(String),
     Binary(Vec<u8>),
+    /// To be expanded first.
+    Compressed(DataKind, Vec<u8>),
 }
 
 #[cfg(test)]
@@ -71,7 +75,7 @@ mod tests {
     #[test]
     fn text_split_inside_characters_is_whole_again() {
         let text = "κόσμε 🎲";
-        let mut buffer = ReceiveBuffer::new(DataKind::Text);
+        let mut buffer = ReceiveBuffer::new(DataKind::Text, false);
         for byte in text.as_bytes() {
             buffer.push(&[*byte]).unwrap();
         }
@@ -82,7 +86,7 @@ mod tests {
     fn bad_text_is_noticed_with_its_first_wrong_byte() {
         // Autobahn 6.4: a character beyond U+10FFFF, wrong from its second byte on; then a surrogate.
         for (before, wrong) in [(&b"\xce\xba\xf4"[..], 0x90), (&b"a\xed"[..], 0xa0), (&b""[..], 0xff)] {
-            let mut buffer = ReceiveBuffer::new(DataKind::Text);
+            let mut buffer = ReceiveBuffer::new(DataKind::Text, false);
             assert_eq!(buffer.push(before), Ok(()));
             assert_eq!(buffer.push(&[wrong]), Err(Violation::TextNotUtf8));
         }
@@ -90,14 +94,14 @@ mod tests {
 
     #[test]
     fn text_that_ends_inside_a_character_is_refused() {
-        let mut buffer = ReceiveBuffer::new(DataKind::Text);
+        let mut buffer = ReceiveBuffer::new(DataKind::Text, false);
         assert_eq!(buffer.push(b"ab\xf0\x9f"), Ok(()));
         assert_eq!(buffer.finish(), Err(Violation::TextNotUtf8));
     }
 
     #[test]
     fn binary_may_hold_anything() {
-        let mut buffer = ReceiveBuffer::new(DataKind::Binary);
+        let mut buffer = ReceiveBuffer::new(DataKind::Binary, false);
         buffer.push(b"\xff\x00").unwrap();
         buffer.push(b"\xed\xa0").unwrap();
         assert_eq!(buffer.len(), 4);

@@ -9,8 +9,8 @@ pub enum Violation {
     /// Section 5.1: a server must close on an unmasked frame.
     #[error("frame not masked: a client masks every frame")]
     Unmasked,
-    /// Section 5.2: no extension that gives these bits a meaning was agreed on.
-    #[error("reserved bit set: none is in use on this connection")]
+    /// Section 5.2: no extension that gives these bits a meaning here was agreed on (RFC 7692 section 6).
+    #[error("reserved bit set: clear them, but for RSV1 on a compressed message's first frame if agreed on")]
     ReservedBits,
     /// Section 5.2.
     #[error("opcode unknown: use 0 to 2 or 8 to 10")]
@@ -42,13 +42,17 @@ pub enum Violation {
     /// Section 8.1.
     #[error("text is not UTF-8: send valid UTF-8")]
     TextNotUtf8,
+    /// RFC 7692 section 7.2.2.
+    #[error("compressed message is not whole DEFLATE data: send it as RFC 7692 says")]
+    NotDeflate,
     /// More fragments than [`super::message::MessageLimits::fragments`].
     #[error("message in too many fragments: at most {limit}")]
     TooManyFragments {
         /// Fragments allowed.
         limit: u32,
     },
-    /// More bytes than [`super::message::MessageLimits::message_bytes`], announced by a header.
+    /// More bytes than [`super::message::MessageLimits::message_bytes`], announced by a header or
+    /// found when it was expanded.
     #[error("message too big: at most {limit} bytes")]
     MessageTooBig {
         /// Bytes allowed.
@@ -70,7 +74,7 @@ impl Violation {
             | Self::InterleavedMessage
             | Self::CloseOfOneByte
             | Self::CloseCode(_) => CloseCode::ProtocolError,
-            Self::CloseReasonNotUtf8 | Self::TextNotUtf8 => CloseCode::InvalidUtf8,
+            Self::CloseReasonNotUtf8 | Self::TextNotUtf8 | Self::NotDeflate => CloseCode::InvalidUtf8,
             Self::TooManyFragments { .. } => CloseCode::PolicyViolation,
             Self::MessageTooBig { .. } => CloseCode::MessageTooBig,
         }
@@ -91,6 +95,8 @@ mod tests {
             Violation::TooManyFragments { limit: u32::MAX },
             Violation::InterleavedMessage,
             Violation::StrayContinuation,
+            Violation::ReservedBits,
+            Violation::NotDeflate,
         ] {
             assert!(violation.to_string().len() <= CLOSE_REASON_BYTES, "{violation}");
         }

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     fn member(slot: u32) -> SliceMember {
-        SliceMember { slot, echo: false }
+        SliceMember { slot, echo: false, window: 0 }
     }
 
     #[test]

@@ -4,9 +4,36 @@ use bytes::Bytes;
 
 use crate::ring::{COPY_UP_TO, Segment, SendBatch};
 
-/// Batches and chunks that are kept for the next turn rather than freed: a turn that writes to more
-/// connections than this allocates for the rest.
-const POOL: usize = 4096;
+/// Things kept for the next turn rather than freed, so that a busy shard does not allocate for each
+/// receiver. What a whole period did not need is freed at its end, so that a burst's memory does not stay.
+#[derive(Debug)]
+struct Pool<T> {
+    spare: Vec<T>,
+    /// The fewest there were in this period.
+    fewest: usize,
+}
+
+impl<T> Pool<T> {
+    const fn new() -> Self {
+        Self { spare: Vec::new(), fewest: 0 }
+    }
+
+    fn take(&mut self) -> Option<T> {
+        let taken = self.spare.pop();
+        self.fewest = self.fewest.min(self.spare.len());
+        taken
+    }
+
+    fn put(&mut self, item: T) {
+        self.spare.push(item);
+    }
+
+    fn end_period(&mut self) {
+        self.spare.truncate(self.spare.len() - self.fewest);
+        self.spare.shrink_to(2 * self.spare.len());
+        self.fewest = self.spare.len();
+    }
+}
 
 /// Bytes of a chunk that is worth keeping.
 const POOLED_CHUNK_BYTES: usize = 64 * 1024;
@@ -33,9 +60,8 @@ pub struct Outboxes {
     dirty: Vec<u32>,
     overflowed: Vec<u32>,
     /// Boxed, because the ring keeps a batch where it is while the kernel reads it.
-    #[expect(clippy::vec_box)]
-    batches: Vec<Box<SendBatch>>,
-    chunks: Vec<Vec<u8>>,
+    batches: Pool<Box<SendBatch>>,
+    chunks: Pool<Vec<u8>>,
     limit: usize,
 }
 
@@ -46,8 +72,8 @@ impl Outboxes {
             boxes: Vec::new(),
             dirty: Vec::new(),
             overflowed: Vec::new(),
-            batches: Vec::new(),
-            chunks: Vec::new(),
+            batches: Pool::new(),
+            chunks: Pool::new(),
             limit,
         }
     }
@@ -82,7 +108,7 @@ impl Outboxes {
         if !outbox.open {
             return;
         }
-        let batch = outbox.queue.get_or_insert_with(|| self.batches.pop().unwrap_or_default());
+        let batch = outbox.queue.get_or_insert_with(|| self.batches.take().unwrap_or_default());
         if batch.bytes() + outbox.in_flight + frame.len() > self.limit {
             outbox.open = false;
             self.overflowed.push(slot);
@@ -92,7 +118,7 @@ impl Outboxes {
             batch.push(Segment::Shared(frame.clone()));
         } else {
             let chunks = &mut self.chunks;
-            batch.push_copied(frame, || chunks.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES)));
+            batch.push_copied(frame, || chunks.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES)));
         }
         if !outbox.dirty {
             outbox.dirty = true;
@@ -107,8 +133,8 @@ impl Outboxes {
         }
         let outbox = &mut self.boxes[slot as usize];
         outbox.open = false;
-        let batch = outbox.queue.get_or_insert_with(|| self.batches.pop().unwrap_or_default());
-        batch.push_copied(frame, || self.chunks.pop().unwrap_or_default());
+        let batch = outbox.queue.get_or_insert_with(|| self.batches.take().unwrap_or_default());
+        batch.push_copied(frame, || self.chunks.take().unwrap_or_default());
         if !outbox.dirty {
             outbox.dirty = true;
             self.dirty.push(slot);
@@ -172,19 +198,22 @@ impl Outboxes {
         (outbox.in_flight > 0).then(|| now.wrapping_sub(outbox.since))
     }
 
+    /// Frees pooled memory that was not needed since the last call; to be called about once a second.
+    pub fn trim(&mut self) {
+        self.batches.end_period();
+        self.chunks.end_period();
+    }
+
     fn recycle(&mut self, mut batch: Box<SendBatch>) {
         for segment in batch.drain() {
             if let Segment::Copied(mut chunk) = segment
-                && self.chunks.len() < POOL
                 && chunk.capacity() <= POOLED_CHUNK_BYTES
             {
                 chunk.clear();
-                self.chunks.push(chunk);
+                self.chunks.put(chunk);
             }
         }
-        if self.batches.len() < POOL {
-            self.batches.push(batch);
-        }
+        self.batches.put(batch);
     }
 }
 
@@ -261,6 +290,20 @@ mod tests {
         outboxes.finish(0, &Bytes::from_static(b"bye"), true);
         outboxes.push(0, &Bytes::from_static(b"x"));
         assert_eq!(flushed(&mut outboxes)[0].1, b"bye");
+    }
+
+    #[test]
+    fn a_pool_keeps_what_a_period_needed_and_frees_the_rest() {
+        let mut pool = Pool::new();
+        (0..10).for_each(|item| pool.put(item));
+        pool.end_period();
+        assert_eq!(pool.spare.len(), 10, "put in this period: not known to be superfluous");
+        let taken: Vec<_> = (0..4).filter_map(|_| pool.take()).collect();
+        taken.into_iter().for_each(|item| pool.put(item));
+        pool.end_period();
+        assert_eq!(pool.spare.len(), 4);
+        pool.end_period();
+        assert_eq!(pool.spare.len(), 0);
     }
 
     #[test]

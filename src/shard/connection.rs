@@ -7,7 +7,9 @@ use bytes::Bytes;
 use super::envelope::Envelope;
 use super::session::{Phase, Session};
 use super::{Action, Now, Shard, home, key};
+use crate::accept::extension::Deflate;
 use crate::accept::request::{self, Head, Refusal};
+use crate::accept::upgrade::Upgrade;
 use crate::accept::{http, upgrade};
 use crate::codec::close::CloseCode;
 use crate::codec::frame;
@@ -21,8 +23,8 @@ use crate::limits;
 use crate::permission::RoomRights;
 use crate::ring::Key;
 
-/// Bytes that a client may send before it has heard the first message.
-const EARLY_BYTES: usize = 64 * 1024;
+/// Bytes beyond one message of the largest size that a client may send before it has heard the first one.
+const EARLY_BYTES: usize = 16 * 1024;
 
 const UNAVAILABLE: &str = "503 Service Unavailable";
 
@@ -63,13 +65,14 @@ impl Shard {
     /// Bytes came in from a client.
     pub fn handle_received(&mut self, from: Key, bytes: &mut [u8], now: Now) {
         self.cells.bytes_in.add(bytes.len() as u64);
+        let early_bytes = self.settings().max_message_bytes.saturating_add(EARLY_BYTES);
         let Some(session) = self.session(from.slot) else { return };
         session.heard_at = now.ms();
         match session.phase {
             Phase::Handshake => self.read_head(from.slot, bytes, now),
             Phase::Attaching => {
                 let early = &mut session.unsettled().early;
-                if early.len() + bytes.len() > EARLY_BYTES {
+                if early.len() + bytes.len() > early_bytes {
                     self.close(
                         from.slot,
                         CloseCode::PolicyViolation,
@@ -128,11 +131,12 @@ impl Shard {
             Head::Incomplete => session.unsettled().early = head,
             Head::Refused(refusal) => self.answer(slot, http::refuse(&refusal), now),
             Head::Request(request, length) if request.path == "/ws" => {
-                match upgrade::check(&request, &self.instance.settings.allowed_origins)
+                let settings = &self.instance.settings;
+                match upgrade::check(&request, &settings.allowed_origins, settings.compression)
                     .and_then(|upgrade| Ok((self.admit(upgrade.token.as_deref(), now)?, upgrade)))
                 {
                     Ok((identity, upgrade)) => {
-                        self.upgrade(slot, upgrade.response, identity, &head[length..], now);
+                        self.upgrade(slot, upgrade, identity, &head[length..], now);
                     }
                     Err(refusal) => self.answer(slot, http::refuse(&refusal), now),
                 }
@@ -171,13 +175,14 @@ impl Shard {
         self.outboxes.finish(slot, &Bytes::from(response), true);
     }
 
-    fn upgrade(&mut self, slot: u32, response: String, identity: Option<Identity>, rest: &[u8], now: Now) {
+    fn upgrade(&mut self, slot: u32, upgrade: Upgrade, identity: Option<Identity>, rest: &[u8], now: Now) {
         let required = self.settings().auth_required;
-        self.outboxes.push(slot, &Bytes::from(response));
+        self.outboxes.push(slot, &Bytes::from(upgrade.response));
         self.cells.connections.add(1);
         let Some(session) = self.session(slot) else { return };
         let id = session.id;
         session.counted = true;
+        session.window = upgrade.deflate.map_or(0, Deflate::window);
         session.unsettled().early = rest.to_vec();
         session.enter(Phase::Attaching, now);
         match identity {
@@ -243,7 +248,13 @@ impl Shard {
         };
         let Some(session) = self.session(slot) else { return };
         let mut decoder = std::mem::take(&mut session.decoder);
-        let outcome = decoder.feed(bytes, &bounds, &mut |event| self.handle_event(slot, event, now));
+        let compression = session.window > 0;
+        let mut inflater = compression.then(|| std::mem::take(&mut self.inflater));
+        let outcome =
+            decoder.feed(bytes, &bounds, inflater.as_mut(), &mut |event| self.handle_event(slot, event, now));
+        if let Some(inflater) = inflater {
+            self.inflater = inflater;
+        }
         match (outcome, self.session(slot)) {
             (Err(violation), Some(_)) => self.violated(slot, violation, now),
             (Ok(()), Some(session)) => session.decoder = decoder,

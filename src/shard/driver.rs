@@ -1,10 +1,8 @@
 //! Joins a shard to its ring, its clock and its queues. Decides nothing.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Receiver;
@@ -27,6 +25,9 @@ const ENVELOPES_PER_TURN: usize = 1024;
 /// Completions that are worth waking up for while the next flush is not due yet.
 const COMPLETIONS_PER_WAKE: usize = 64;
 
+/// Milliseconds between two log lines about the same lasting trouble.
+const WARNING_INTERVAL_MS: u64 = 10_000;
+
 /// What a shard's thread runs on.
 pub struct Driver {
     shard: Shard,
@@ -43,6 +44,8 @@ pub struct Driver {
     accepting: bool,
     /// When accepting may start again after it stopped.
     accept_at_ms: u64,
+    /// When a failing accept may be logged again.
+    next_warning_ms: u64,
 }
 
 /// What a driver needs from its surroundings.
@@ -86,12 +89,16 @@ impl Driver {
             draining: false,
             accepting: false,
             accept_at_ms: 0,
+            next_warning_ms: 0,
         };
         Ok((driver, bound))
     }
 
     /// Runs until the instance drains and the last client has gone, or the time for that is up.
-    pub async fn run(mut self) {
+    ///
+    /// It never gives the thread back to the executor: whoever yields to glommio 0.9 may find itself
+    /// parked with work at hand, when the preemption timer fires before the executor looks at its tasks.
+    pub fn run(mut self) {
         let mut drain_until = None;
         loop {
             self.turn();
@@ -101,17 +108,6 @@ impl Driver {
                     return;
                 }
             }
-            // Once per turn the executor sees to whatever else runs on this core. It never parks,
-            // because this task is always ready: the shard sleeps in its own ring.
-            let mut yielded = false;
-            poll_fn(|context| {
-                if std::mem::replace(&mut yielded, true) {
-                    return Poll::Ready(());
-                }
-                context.waker().wake_by_ref();
-                Poll::Pending
-            })
-            .await;
         }
     }
 
@@ -142,7 +138,11 @@ impl Driver {
         match completion {
             Completion::Accepted(key) => self.shard.handle_accepted(key, now),
             Completion::AcceptStopped(error) => {
-                tracing::warn!(%error, "accepting is paused: raise the limit of open files if this persists");
+                if now.since_start_ms >= self.next_warning_ms {
+                    self.next_warning_ms = now.since_start_ms + WARNING_INTERVAL_MS;
+                    tracing::warn!(%error, "accepting pauses and is tried again: raise the limit of open files if this persists");
+                }
+                self.cells.accept_pauses.add(1);
                 self.accepting = false;
                 self.accept_at_ms = now.since_start_ms + TICK_MS;
             }

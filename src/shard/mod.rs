@@ -24,6 +24,7 @@ use self::mesh::Mesh;
 use self::outlet::Outlet;
 use self::session::{Phase, Session};
 use self::sweep::{Asked, Drain};
+use crate::codec::deflate::{Deflater, Inflater};
 use crate::command::authorize::TokenVerifier;
 use crate::command::decode::Scratch;
 use crate::config::Settings;
@@ -92,6 +93,9 @@ pub struct Shard {
     mesh: Mesh,
     uplink: Option<UplinkPort>,
     scratch: Scratch,
+    /// For all connections that agreed on compression: no context is taken over between messages.
+    deflater: Deflater,
+    inflater: Inflater,
     actions: Vec<Action>,
     asked: Vec<Asked>,
     /// Accepted, in that order; those that have sent their head meanwhile may still be among them.
@@ -123,6 +127,8 @@ impl Shard {
             mesh,
             uplink,
             scratch: Scratch::default(),
+            deflater: Deflater::default(),
+            inflater: Inflater::default(),
             actions: Vec::new(),
             asked: Vec::new(),
             handshakes: VecDeque::new(),

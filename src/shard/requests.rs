@@ -1,10 +1,11 @@
 //! What clients ask for: each message is checked, carried out or refused, and answered.
 
 use super::envelope::{Asker, Envelope, Join, LinkState, Member, Publication, Target};
-use super::session::{Joining, PARKED};
+use super::session::Joining;
 use super::sweep::Asked;
 use super::{Now, Shard, home};
 use crate::codec::close::CloseCode;
+use crate::codec::forms::Forms;
 use crate::codec::frame;
 use crate::command::authorize::Identity;
 use crate::command::decode::{Command, Request, decode};
@@ -122,9 +123,7 @@ impl Shard {
         let Some(joining) = self.session(slot).and_then(|session| session.joining(room.as_str())) else {
             return;
         };
-        if joining.parked.len() < PARKED {
-            joining.parked.push(text.into());
-        } else {
+        if !joining.park(text) {
             let message = "too many messages before the room was joined: wait for room_joined";
             self.error(slot, ErrorCode::Unavailable, message, message_id, None);
         }
@@ -349,8 +348,12 @@ impl Shard {
             }
         }
         let outboxes = &mut self.outboxes;
-        let count = fan_out(&slice.members, Some(id.slot), |slot| outboxes.push(slot, &frame));
+        let mut forms = Forms::new(&frame, &mut self.deflater);
+        let count = fan_out(&slice.members, Some(id.slot), |member| {
+            outboxes.push(member.slot, forms.fitting(member.window));
+        });
         self.cells.deliveries.add(count);
+        self.cells.compressed.add(forms.is_compressed().into());
         for shard in slice.route.shards().without(self.id) {
             let envelope = Envelope::RoomFrame { room: slice.room.clone(), frame: frame.clone() };
             if !self.mesh.offer(shard, envelope) {

@@ -41,7 +41,22 @@ pub(super) struct Joining {
 }
 
 /// Messages that may be parked for one pending join: what a client pipelines, not what it streams.
-pub(super) const PARKED: usize = 64;
+const PARKED: usize = 64;
+
+/// Bytes of those messages: sixteen of the default largest size.
+const PARKED_BYTES: usize = 1024 * 1024;
+
+impl Joining {
+    /// Keeps a message until the join is answered. Returns whether there was room.
+    pub(super) fn park(&mut self, text: &str) -> bool {
+        let bytes: usize = self.parked.iter().map(|parked| parked.len()).sum();
+        let fits = self.parked.len() < PARKED && bytes + text.len() <= PARKED_BYTES;
+        if fits {
+            self.parked.push(text.into());
+        }
+        fits
+    }
+}
 
 /// What a connection has only while something is unusual: kept apart, so that silence costs nothing.
 #[derive(Debug, Default)]
@@ -61,6 +76,9 @@ pub(super) struct Session {
     pub(super) counted: bool,
     /// Whether the peer sends nothing more; what waits for it still goes out.
     pub(super) ended: bool,
+    /// Bits of the window with which the client expands compressed frames; 0 when compression was not
+    /// agreed on.
+    pub(super) window: u8,
     /// Whether a ping is unanswered.
     pub(super) pinged: bool,
     /// Messages in a row that were no valid JSON or no valid message.
@@ -85,6 +103,7 @@ impl Session {
             phase: Phase::Handshake,
             counted: false,
             ended: false,
+            window: 0,
             pinged: false,
             invalid: 0,
             limited: 0,

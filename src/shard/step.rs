@@ -7,6 +7,7 @@ use super::requests::authenticated;
 use super::session::Phase;
 use super::{Now, Shard, key};
 use crate::codec::close::CloseCode;
+use crate::codec::forms::Forms;
 use crate::command::event::{self, ClusterStatus};
 use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
 use crate::ring::Key;
@@ -198,13 +199,14 @@ impl Shard {
         let Some(session) = self.session_of(id) else { return };
         let Some(joining) = session.take_joining(&room) else { return };
         let inside = known.and_then(|slice| session.membership(slice));
+        let window = session.window;
         match inside {
             Some(at) => {
                 let slice = self.directory.slice_mut(at.slice);
                 slice.members[at.position as usize].echo = joining.echo;
             }
             None => {
-                let member = SliceMember { slot: id.slot, echo: joining.echo };
+                let member = SliceMember { slot: id.slot, echo: joining.echo, window };
                 let membership = self.directory.add(&room, &route, member);
                 if let Some(session) = self.session_of(id) {
                     session.rooms.push(membership);
@@ -246,8 +248,12 @@ impl Shard {
     fn deliver_to_room(&mut self, room: &RoomId, frame: &Bytes) {
         let Some(slice) = self.directory.find(room.as_str()) else { return };
         let outboxes = &mut self.outboxes;
-        let count = fan_out(&self.directory.slice(slice).members, None, |slot| outboxes.push(slot, frame));
+        let mut forms = Forms::new(frame, &mut self.deflater);
+        let count = fan_out(&self.directory.slice(slice).members, None, |member| {
+            outboxes.push(member.slot, forms.fitting(member.window));
+        });
         self.cells.deliveries.add(count);
+        self.cells.compressed.add(forms.is_compressed().into());
     }
 
     fn deliver_presence(&mut self, presence: &Presence) {
@@ -277,7 +283,7 @@ impl Shard {
             let slice = self.directory.slice(number);
             let frame = event::room_size(slice.room.as_str(), slice.member_count);
             let outboxes = &mut self.outboxes;
-            fan_out(&slice.members, None, |slot| outboxes.push(slot, &frame));
+            fan_out(&slice.members, None, |member| outboxes.push(member.slot, &frame));
         }
     }
 
@@ -290,25 +296,30 @@ impl Shard {
             let slice = self.directory.slice(number);
             let frame = event::room_resync(slice.room.as_str(), reason);
             let outboxes = &mut self.outboxes;
-            fan_out(&slice.members, None, |slot| outboxes.push(slot, &frame));
+            fan_out(&slice.members, None, |member| outboxes.push(member.slot, &frame));
         }
     }
 
     fn deliver_to_user(&mut self, user: &UserId, frame: &Bytes) {
+        let mut forms = Forms::new(frame, &mut self.deflater);
         for slot in self.users.slots(user.as_str()) {
+            let window = self.sessions[*slot as usize].as_ref().map_or(0, |session| session.window);
             self.cells.deliveries.add(1);
-            self.outboxes.push(*slot, frame);
+            self.outboxes.push(*slot, forms.fitting(window));
         }
+        self.cells.compressed.add(forms.is_compressed().into());
     }
 
     /// Everyone who is authenticated and has heard the first message.
     pub(super) fn deliver_to_everyone(&mut self, frame: &Bytes) {
+        let mut forms = Forms::new(frame, &mut self.deflater);
         for session in self.sessions.iter().flatten() {
             if session.phase == Phase::Open && session.identity.is_some() {
                 self.cells.deliveries.add(1);
-                self.outboxes.push(session.id.slot, frame);
+                self.outboxes.push(session.id.slot, forms.fitting(session.window));
             }
         }
+        self.cells.compressed.add(forms.is_compressed().into());
     }
 
     /// Closes the connection with a close frame, unless it has gone.

@@ -62,6 +62,7 @@ impl Shard {
             self.sweep_from = 0;
             self.deliver_sizes();
             self.look_at_questions(now);
+            self.outboxes.trim();
         }
         self.drain_some(now);
         self.step_local(now);

@@ -1,6 +1,7 @@
 //! Every rule of the decoder, and that the reads' borders change nothing.
 
 use super::*;
+use crate::codec::deflate::Deflater;
 use proptest::prelude::*;
 
 const LIMITS: MessageLimits = MessageLimits { message_bytes: 1000, fragments: 4 };
@@ -71,6 +72,14 @@ fn part(opcode: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Feeds `bytes` in pieces that end at `cuts`; the decoder is returned for a look at its state.
 fn feed_cut(bytes: &[u8], cuts: &[usize]) -> (Vec<Owned>, Option<Violation>, Decoder) {
+    feed_cut_with(None, bytes, cuts)
+}
+
+fn feed_cut_with(
+    mut inflater: Option<&mut Inflater>,
+    bytes: &[u8],
+    cuts: &[usize],
+) -> (Vec<Owned>, Option<Violation>, Decoder) {
     let mut decoder = Decoder::default();
     let mut events = Vec::new();
     let mut violation = None;
@@ -80,7 +89,7 @@ fn feed_cut(bytes: &[u8], cuts: &[usize]) -> (Vec<Owned>, Option<Violation>, Dec
     let mut start = 0;
     for end in ends {
         let mut piece = bytes[start..end].to_vec();
-        let outcome = decoder.feed(&mut piece, &LIMITS, &mut |event| {
+        let outcome = decoder.feed(&mut piece, &LIMITS, inflater.as_deref_mut(), &mut |event| {
             events.push(event.into());
             ControlFlow::Continue(())
         });
@@ -142,7 +151,7 @@ fn message_in_one_read_is_decoded_without_keeping_anything() {
     let range = bytes.as_ptr_range();
     let mut seen = false;
     decoder
-        .feed(&mut bytes, &LIMITS, &mut |event| {
+        .feed(&mut bytes, &LIMITS, None, &mut |event| {
             let Event::Text(text) = event else { panic!("{event:?}") };
             assert!(range.contains(&text.as_ptr()), "the text was copied");
             seen = true;
@@ -202,7 +211,7 @@ fn sink_ends_the_decoding() {
     let mut decoder = Decoder::default();
     let mut events = Vec::new();
     for mut input in [[whole(BINARY, b"x"), whole(TEXT, b"late")].concat(), whole(TEXT, b"later")] {
-        let outcome = decoder.feed(&mut input, &LIMITS, &mut |event| {
+        let outcome = decoder.feed(&mut input, &LIMITS, None, &mut |event| {
             events.push(Owned::from(event));
             ControlFlow::Break(())
         });
@@ -257,6 +266,96 @@ fn too_many_fragments_are_refused_even_empty_ones() {
     assert_eq!(feed(&beyond), (vec![], Some(Violation::TooManyFragments { limit: 4 })));
 }
 
+/// The bit of a frame's first byte that begins a compressed message.
+const COMPRESSED: u8 = 0x40;
+
+fn deflated(message: &[u8]) -> Vec<u8> {
+    Deflater::default().deflate(message).expect("it gets shorter").to_vec()
+}
+
+/// Feeds `frames` at once, then byte by byte, to a decoder that may expand, and expects the same of both.
+fn feed_compressed(frames: &[Vec<u8>]) -> (Vec<Owned>, Option<Violation>) {
+    let bytes = frames.concat();
+    let mut inflater = Inflater::default();
+    let (events, violation, _) = feed_cut_with(Some(&mut inflater), &bytes, &[]);
+    let every: Vec<usize> = (0..bytes.len()).collect();
+    let (bytewise_events, bytewise_violation, decoder) = feed_cut_with(Some(&mut inflater), &bytes, &every);
+    assert_eq!((&bytewise_events, &bytewise_violation), (&events, &violation), "byte by byte");
+    assert!(decoder.partial.is_none(), "memory is kept");
+    (events, violation)
+}
+
+#[test]
+fn compressed_and_plain_messages_come_in_one_stream() {
+    let long = "naïve ".repeat(100);
+    let payload = deflated(long.as_bytes());
+    let (head, tail) = payload.split_at(9);
+    let (events, violation) = feed_compressed(&[
+        whole(COMPRESSED | TEXT, &payload),
+        whole(TEXT, b"plain"),
+        part(COMPRESSED | TEXT, head),
+        whole(PING, b"between"),
+        part(CONTINUATION, b""),
+        whole(CONTINUATION, tail),
+        whole(COMPRESSED | BINARY, &deflated(&[0xff; 900])),
+        part(BINARY, &[1]),
+        whole(CONTINUATION, &[2]),
+    ]);
+    let expected = [
+        text(&long),
+        text("plain"),
+        Owned::Ping(b"between".to_vec()),
+        text(&long),
+        Owned::Binary(vec![0xff; 900]),
+        Owned::Binary(vec![1, 2]),
+    ];
+    assert_eq!((events.as_slice(), violation), (&expected[..], None));
+}
+
+#[test]
+fn rsv1_elsewhere_than_on_a_first_data_frame_is_refused() {
+    let payload = deflated(&[b'a'; 500]);
+    let reserved = Some(Violation::ReservedBits);
+    assert_eq!(feed(&[whole(COMPRESSED | TEXT, &payload)]), (vec![], reserved), "it was not agreed on");
+    for opcode in [PING, PONG, CLOSE] {
+        assert_eq!(feed_compressed(&[whole(COMPRESSED | opcode, b"")]), (vec![], reserved));
+    }
+    for begin in [part(COMPRESSED | TEXT, &payload), part(TEXT, b"a")] {
+        assert_eq!(feed_compressed(&[begin, whole(COMPRESSED | CONTINUATION, b"")]), (vec![], reserved));
+    }
+}
+
+#[test]
+fn the_limit_is_that_of_the_expanded_message() {
+    let too_big = (vec![], Some(Violation::MessageTooBig { limit: 1000 }));
+    let within = [whole(COMPRESSED | TEXT, &deflated(&[b'a'; 1000]))];
+    assert_eq!(feed_compressed(&within), (vec![text(&"a".repeat(1000))], None));
+    assert_eq!(feed_compressed(&[whole(COMPRESSED | TEXT, &deflated(&[b'a'; 1001]))]), too_big);
+    assert_eq!(feed_compressed(&[whole(COMPRESSED | BINARY, &deflated(&vec![0; 10_000_000]))]), too_big);
+    let header = header(true, COMPRESSED | TEXT, 2000, [1; 4]);
+    assert_eq!(feed_compressed(&[header]), too_big, "by the header alone");
+}
+
+#[test]
+fn what_cannot_be_compressed_may_be_sent_compressed_up_to_the_limit() {
+    // Two stored blocks: 500 bytes each, with a header of 5 bytes.
+    let block = |bytes: &[u8]| [&[0, 0xf4, 0x01, 0x0b, 0xfe][..], bytes].concat();
+    let payload = [block(&[b'x'; 500]), block(&[b'y'; 500]), vec![0]].concat();
+    let message = ["x".repeat(500), "y".repeat(500)].concat();
+    assert_eq!(feed_compressed(&[whole(COMPRESSED | TEXT, &payload)]), (vec![text(&message)], None));
+}
+
+#[test]
+fn expanded_text_is_checked_and_so_is_the_data() {
+    let not_text = deflated(&[0xff; 100]);
+    let refused = (vec![], Some(Violation::TextNotUtf8));
+    assert_eq!(feed_compressed(&[whole(COMPRESSED | TEXT, &not_text)]), refused);
+    let parts = [part(COMPRESSED | TEXT, &not_text[..3]), whole(CONTINUATION, &not_text[3..])];
+    assert_eq!(feed_compressed(&parts), refused);
+    let broken = whole(COMPRESSED | TEXT, b"\xff\xff\xff");
+    assert_eq!(feed_compressed(&[broken]), (vec![], Some(Violation::NotDeflate)));
+}
+
 /// Frames that are right or nearly right, so that random streams get deep into the decoder.
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![
@@ -302,6 +401,23 @@ proptest! {
     ) {
         let (events, violation, _) = feed_cut(&bytes, &[]);
         let (split_events, split_violation, _) = feed_cut(&bytes, &cuts);
+        prop_assert_eq!(split_events, events);
+        prop_assert_eq!(split_violation, violation);
+    }
+
+    #[test]
+    fn any_split_of_frames_gives_the_same_messages_where_compression_was_agreed_on(
+        frames in proptest::collection::vec((any_frame(), any::<bool>()), 0..8),
+        cuts in proptest::collection::vec(0usize..1500, 0..12),
+    ) {
+        let mut inflater = Inflater::default();
+        let mark = |(mut frame, marked): (Vec<u8>, bool)| {
+            frame[0] |= u8::from(marked) * COMPRESSED;
+            frame
+        };
+        let bytes = frames.into_iter().map(mark).collect::<Vec<_>>().concat();
+        let (events, violation, _) = feed_cut_with(Some(&mut inflater), &bytes, &[]);
+        let (split_events, split_violation, _) = feed_cut_with(Some(&mut inflater), &bytes, &cuts);
         prop_assert_eq!(split_events, events);
         prop_assert_eq!(split_violation, violation);
     }

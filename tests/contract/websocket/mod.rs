@@ -1,6 +1,7 @@
 //! RFC 6455, tried with bytes that no well-behaved client sends.
 
 mod close;
+mod compression;
 mod frames;
 mod size;
 mod upgrade;
