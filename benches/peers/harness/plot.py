@@ -18,7 +18,7 @@ PANELS = [
     ("two-instances-20k", "redis_cpu_us_per_message", "Redis CPU per message, 20,000 messages/s (µs)", 1, False),
 ]
 
-PANEL_WIDTH, GAP, LABELS, VALUES = 460, 28, 168, 92
+PANEL_WIDTH, GAP, LABELS, VALUES = 460, 28, 176, 92
 BAR, STEP, HEADING = 14, 21, 30
 STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #24292f }
