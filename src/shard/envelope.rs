@@ -205,8 +205,8 @@ pub enum UplinkCommand {
         /// Who gets the list.
         asker: Asker,
     },
-    /// The user's first connection on this instance: subscribe to the user's channel, then send
-    /// [`Envelope::Attached`] to the connection's shard.
+    /// A connection of the user: once the user's channel is subscribed, send [`Envelope::Attached`] to
+    /// the connection's shard. Also for a user who has others here, whose subscription may be under way.
     Attach {
         /// The user.
         user: UserId,

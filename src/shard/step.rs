@@ -5,12 +5,10 @@ use bytes::Bytes;
 use super::envelope::{Asker, Envelope, Join, Joined, LinkState, Member, Presence, UplinkCommand};
 use super::requests::authenticated;
 use super::session::Phase;
-use super::{Now, Shard, key};
-use crate::codec::close::CloseCode;
+use super::{Now, Shard};
 use crate::codec::forms::Forms;
 use crate::command::event::{self, ClusterStatus};
 use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
-use crate::ring::Key;
 use crate::room::fanout::{SliceMember, fan_out};
 
 /// Members as the lists that clients get hold them.
@@ -320,14 +318,5 @@ impl Shard {
             }
         }
         self.cells.compressed.add(forms.is_compressed().into());
-    }
-
-    /// Closes the connection with a close frame, unless it has gone.
-    pub fn close_connection(&mut self, connection: Key, code: CloseCode, reason: &str, now: Now) {
-        if let Some(session) = self.session(connection.slot)
-            && key(session.id) == connection
-        {
-            self.close(connection.slot, code, reason, now);
-        }
     }
 }
