@@ -14,7 +14,6 @@
 //! ARCHITECTURE.md has the glossary, the path of one message file by file, the invariants, and what is
 //! deliberately absent.
 pub mod accept;
-pub mod catalog;
 pub mod codec;
 pub mod command;
 pub mod config;
@@ -29,7 +28,5 @@ pub mod ring;
 pub mod room;
 pub mod send;
 pub mod server;
-pub mod setting;
 pub mod shard;
-pub mod sources;
 pub mod uplink;

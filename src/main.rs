@@ -10,8 +10,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
 use tableforge::config::Checked;
+use tableforge::config::sources::SettingArgs;
 use tableforge::permission::RoomRight;
-use tableforge::sources::SettingArgs;
 use tableforge::{limits, logging, preflight, server};
 
 #[global_allocator]

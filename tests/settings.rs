@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use tableforge::catalog::SETTINGS;
+use tableforge::config::catalog::settings;
+use tableforge::config::setting::{Group, Kind, SettingError, Source};
+use tableforge::config::sources::{Given, parse_file};
 use tableforge::config::{Checked, LogFormat, Mode, Settings};
 use tableforge::limits;
-use tableforge::setting::{Group, Kind, SettingError, Source};
-use tableforge::sources::{Given, parse_file};
 
 const SECRET: (&str, &str) = ("JWT_SECRET", "0123456789abcdef0123456789abcdef");
 
@@ -129,7 +129,7 @@ fn lists_and_switches_take_the_usual_spellings() {
 
 #[test]
 fn numbers_are_taken_at_the_ends_of_their_range_and_refused_beyond() {
-    for setting in SETTINGS {
+    for setting in settings() {
         let (min, max, zero) = match setting.kind {
             Kind::Number { min, max, zero, .. } => (min, max, zero.is_some()),
             Kind::Time { min, max, .. } => (min, max, false),
@@ -158,7 +158,7 @@ fn numbers_are_taken_at_the_ends_of_their_range_and_refused_beyond() {
 
 #[test]
 fn every_setting_is_a_key_of_the_file_in_both_spellings() {
-    for setting in SETTINGS {
+    for setting in settings() {
         for key in [setting.key(), setting.flag()] {
             let given = parse_file(Path::new("x.toml"), &format!("{key} = 1")).unwrap();
             assert_eq!(given[0].setting.name, setting.name);
@@ -179,10 +179,10 @@ fn a_list_in_the_file_is_a_list() {
 
 #[test]
 fn names_are_unique_and_debug_shows_no_secret() {
-    let mut names: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+    let mut names: Vec<_> = settings().map(|setting| setting.name).collect();
     names.sort_unstable();
     names.dedup();
-    assert_eq!(names.len(), SETTINGS.len());
+    assert_eq!(names.len(), settings().count());
     let settings = serve(&[("REDIS_HOST", "localhost"), ("REDIS_PASSWORD", "hunter2")]).unwrap();
     let shown = format!("{settings:?} {:?}", settings.redis);
     assert!(!shown.contains("hunter2") && !shown.contains(SECRET.1), "{shown}");
@@ -199,7 +199,7 @@ fn tables() -> String {
         } else {
             "| name | accepted | meaning |\n|---|---|---|\n"
         };
-        for setting in SETTINGS.iter().filter(|setting| setting.group == group) {
+        for setting in settings().filter(|setting| setting.group == group) {
             let (name, unit, allowed, prose) =
                 (setting.name, setting.unit(), setting.allowed(), setting.prose);
             out += &if supported {

@@ -1,15 +1,21 @@
 //! The settings of a running server: what they are once read, checked one by one and against each other.
 
+pub mod catalog;
+mod redis;
+pub mod setting;
+pub mod sources;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::catalog::SETTINGS;
+use self::catalog::settings;
+pub use self::redis::RedisSettings;
+use self::setting::{Group, SettingError, Source};
+use self::sources::Given;
 use crate::identity::InstanceId;
 use crate::limits;
 use crate::permission::RoomRights;
-use crate::setting::{Group, SettingError, Source};
-use crate::sources::Given;
 
 /// Which of the two commands starts the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,37 +92,6 @@ pub struct Settings {
     pub redis: Option<RedisSettings>,
 }
 
-/// How to reach Redis, and how to use it.
-#[derive(Clone)]
-pub struct RedisSettings {
-    /// Host name or address.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// ACL user name; never without a password.
-    pub username: Option<String>,
-    /// Password.
-    pub password: Option<String>,
-    /// Database of the keys.
-    pub db: u32,
-    /// Prefix of all channels and keys, `tableforge:` unless set.
-    pub prefix: String,
-    /// Time after which a command without an answer counts as lost, and the link with it.
-    pub timeout: Duration,
-    /// Longest time that a publication waits for others to share its batch.
-    pub batch_age: Duration,
-    /// Bytes at which a batch is sent without waiting.
-    pub batch_bytes: usize,
-    /// Bytes from which a batch is compressed if that makes it smaller.
-    pub batch_compress_bytes: usize,
-    /// Time between heartbeats; at most half of `inactive_threshold`.
-    pub heartbeat_interval: Duration,
-    /// Time between looks for instances that have gone silent; at most `inactive_threshold`.
-    pub cleanup_interval: Duration,
-    /// Silence after which an instance counts as gone.
-    pub inactive_threshold: Duration,
-}
-
 /// Form of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -144,16 +119,6 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// Shows where Redis is and nothing else: the password is a secret.
-impl fmt::Debug for RedisSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisSettings")
-            .field("host", &self.host)
-            .field("port", &self.port)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Checked settings, and what the person who gave them should know.
 #[derive(Debug)]
 pub struct Checked {
@@ -172,7 +137,7 @@ impl Settings {
         let mut draft = Draft::blank();
         let mut notes = Vec::new();
         let mut redis_values = Vec::new();
-        for setting in SETTINGS {
+        for setting in settings() {
             let mut value = given.iter().find(|given| given.setting.name == setting.name);
             if let Some(found) = value
                 && mode == Mode::Dev

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
-use crate::catalog::{self, SETTINGS};
+use super::catalog::{self, settings};
+use crate::config::setting::{Group, Setting, SettingError, Source};
 use crate::config::{Checked, Mode, Settings};
-use crate::setting::{Group, Setting, SettingError, Source};
 
 /// The value of one setting, as given.
 #[derive(Clone)]
@@ -48,7 +48,7 @@ impl<const DEV: bool> clap::Args for SettingArgs<DEV> {
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
             .help("TOML file with settings; flags and environment variables come before it");
-        command.arg(config).args(SETTINGS.iter().map(argument::<DEV>))
+        command.arg(config).args(settings().map(argument::<DEV>))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -62,8 +62,8 @@ fn argument<const DEV: bool>(setting: &'static Setting) -> Arg {
         unit => unit,
     };
     let default = match (&setting.default, DEV) {
-        (crate::setting::Preset::PerMode { serve, .. }, false) => (*serve).to_string(),
-        (crate::setting::Preset::PerMode { dev, .. }, true) => (*dev).to_string(),
+        (crate::config::setting::Preset::PerMode { serve, .. }, false) => (*serve).to_string(),
+        (crate::config::setting::Preset::PerMode { dev, .. }, true) => (*dev).to_string(),
         (preset, _) => preset.to_string(),
     };
     Arg::new(setting.name)
@@ -79,7 +79,7 @@ fn argument<const DEV: bool>(setting: &'static Setting) -> Arg {
 
 impl<const DEV: bool> clap::FromArgMatches for SettingArgs<DEV> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let values = SETTINGS.iter().filter_map(|setting| {
+        let values = settings().filter_map(|setting| {
             let value = matches.get_one::<OsString>(setting.name)?.clone();
             match matches.value_source(setting.name) {
                 Some(ValueSource::EnvVariable) => {
@@ -179,5 +179,5 @@ fn nearest_key(key: &str) -> String {
         let likeness = strsim::normalized_damerau_levenshtein(&key, &setting.key());
         (likeness * 1e6) as u64
     };
-    SETTINGS.iter().max_by_key(likeness).map(Setting::key).unwrap_or_default()
+    settings().max_by_key(likeness).map(Setting::key).unwrap_or_default()
 }

@@ -1,0 +1,90 @@
+//! The process as a whole: addresses, shards, flushes.
+
+use super::{count, milliseconds, put};
+use crate::config::setting::Group::Server;
+use crate::config::setting::Preset::{Is, PerMode, Unset};
+use crate::config::setting::Unit::Port;
+use crate::config::setting::{Kind, Setting};
+use crate::identity::InstanceId;
+use crate::limits;
+
+/// In the order in which they are listed.
+pub static SETTINGS: &[Setting] = &[
+    Setting {
+        name: "WS_HOST",
+        group: Server,
+        prose: "Address to listen on. `tableforge dev` takes loopback addresses only.",
+        default: PerMode { serve: "0.0.0.0", dev: "127.0.0.1" },
+        kind: Kind::Text {
+            what: "an IP address",
+            allowed: "an IPv4 or IPv6 address; 0.0.0.0 or :: for all",
+            set: |d, value| put(&mut d.settings.ws_host, value.parse().ok()),
+        },
+    },
+    Setting {
+        name: "WS_PORT",
+        group: Server,
+        prose: "Port to listen on.",
+        default: Is("3001"),
+        kind: Kind::Number {
+            unit: Port,
+            min: 1,
+            max: 65535,
+            zero: Some("lets the system choose"),
+            set: |d, n| d.settings.ws_port = n as u16,
+        },
+    },
+    Setting {
+        name: "WS_MAX_CONNECTIONS",
+        group: Server,
+        prose: "Connections that this instance takes; more get 503.",
+        default: PerMode { serve: "100000", dev: "16000" },
+        kind: count(1..=10_000_000, |d, n| d.settings.ws_max_connections = n as u32),
+    },
+    Setting {
+        name: "SHARDS",
+        group: Server,
+        prose: "Shards: threads with connections of their own, each pinned to a CPU.",
+        default: Unset("one per usable CPU, at most 64"),
+        kind: count(1..=limits::SHARDS as u64, |d, n| d.settings.shards = n as usize),
+    },
+    Setting {
+        name: "INSTANCE_ID",
+        group: Server,
+        prose: "Name of this instance; no two of a cluster may have the same.",
+        default: Unset("made up at each start"),
+        kind: Kind::Text {
+            what: "an instance name",
+            allowed: "1 to 128 of A-Z a-z 0-9 _ . : -",
+            set: |d, value| put(&mut d.settings.instance_id, InstanceId::parse(value)),
+        },
+    },
+    Setting {
+        name: "CONSOLE",
+        group: Server,
+        prose: "Whether `/` serves the console page.",
+        default: PerMode { serve: "false", dev: "true" },
+        kind: Kind::Switch { set: |d, on| d.settings.console = on },
+    },
+    Setting {
+        name: "FLUSH_BUDGET_MS",
+        group: Server,
+        prose: "Longest time that messages wait for others, so that a busy shard sends them together.",
+        default: Is("8"),
+        kind: milliseconds(0..=1000, |d, t| d.settings.flush_budget = t),
+    },
+    Setting {
+        name: "COMPRESSION",
+        group: Server,
+        prose: "Whether messages are compressed for clients that offer it (permessage-deflate).",
+        default: Is("false"),
+        kind: Kind::Switch { set: |d, on| d.settings.compression = on },
+    },
+    Setting {
+        name: "DRAIN_TIMEOUT",
+        group: Server,
+        prose: "Longest time that a stopping instance takes to send its clients away.",
+        default: Is("30000"),
+        kind: milliseconds(0..=600_000, |d, t| d.settings.drain_timeout = t),
+    },
+];

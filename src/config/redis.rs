@@ -1,0 +1,45 @@
+//! How to reach Redis, and how to use it.
+
+use std::fmt;
+use std::time::Duration;
+
+/// How to reach Redis, and how to use it.
+#[derive(Clone)]
+pub struct RedisSettings {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// ACL user name; never without a password.
+    pub username: Option<String>,
+    /// Password.
+    pub password: Option<String>,
+    /// Database of the keys.
+    pub db: u32,
+    /// Prefix of all channels and keys, `tableforge:` unless set.
+    pub prefix: String,
+    /// Time after which a command without an answer counts as lost, and the link with it.
+    pub timeout: Duration,
+    /// Longest time that a publication waits for others to share its batch.
+    pub batch_age: Duration,
+    /// Bytes at which a batch is sent without waiting.
+    pub batch_bytes: usize,
+    /// Bytes from which a batch is compressed if that makes it smaller.
+    pub batch_compress_bytes: usize,
+    /// Time between heartbeats; at most half of `inactive_threshold`.
+    pub heartbeat_interval: Duration,
+    /// Time between looks for instances that have gone silent; at most `inactive_threshold`.
+    pub cleanup_interval: Duration,
+    /// Silence after which an instance counts as gone.
+    pub inactive_threshold: Duration,
+}
+
+/// Shows where Redis is and nothing else: the password is a secret.
+impl fmt::Debug for RedisSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSettings")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
