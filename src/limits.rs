@@ -46,6 +46,10 @@ pub const JWT_SECRET_BYTES: usize = 32;
 /// Bytes of locked memory that the executor of a shard asks for (RLIMIT_MEMLOCK), at least.
 pub const MEMLOCK_BYTES: u64 = 512 * 1024;
 
+/// Bytes of frames that one room's history holds in this process: 1,000 messages of 16 KiB. It bounds what a room of
+/// large messages costs; with small ones HISTORY_SIZE comes first.
+pub const HISTORY_BYTES: usize = 16 << 20;
+
 /// The oldest Linux: DEFER_TASKRUN came with 6.1, multishot receive with 6.0.
 pub const KERNEL: (u32, u32) = (6, 1);
 

@@ -71,7 +71,14 @@ fn join(who: &str) -> UplinkCommand {
     let member = Member { user: UserId::parse(who).unwrap(), name: None, socket: "s".into() };
     let connection = ConnectionId { shard: ShardId(0), slot: 0, generation: 0 };
     let asker = Asker { connection, message_id: None };
-    let join = Join { room: RoomId::parse("r").unwrap(), asker, member, want_members: false, again: false };
+    let join = Join {
+        room: RoomId::parse("r").unwrap(),
+        asker,
+        member,
+        want_members: false,
+        since: None,
+        again: false,
+    };
     UplinkCommand::Join { join: Box::new(join), enters: true, route: Arc::default() }
 }
 

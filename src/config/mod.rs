@@ -1,6 +1,7 @@
 //! The settings of a running server: what they are once read, checked one by one and against each other.
 
 pub mod catalog;
+mod history;
 mod redis;
 pub mod setting;
 pub mod sources;
@@ -10,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use self::catalog::settings;
+pub use self::history::{HistorySettings, RoomPattern};
 pub use self::redis::RedisSettings;
 use self::setting::{Group, SettingError, Source};
 use self::sources::Given;
@@ -88,6 +90,8 @@ pub struct Settings {
     pub log_level: String,
     /// Form of a log line.
     pub log_format: LogFormat,
+    /// Which rooms have history.
+    pub history: HistorySettings,
     /// Redis, if there is a cluster.
     pub redis: Option<RedisSettings>,
 }
@@ -228,6 +232,7 @@ impl Draft {
             console: false,
             log_level: String::new(),
             log_format: LogFormat::Json,
+            history: HistorySettings::none(),
             redis: None,
         };
         let redis = RedisSettings {

@@ -30,6 +30,8 @@ pub enum Group {
     Authentication,
     /// What one connection may use.
     Limits,
+    /// Which rooms keep their messages, and how many.
+    History,
     /// The cluster: Redis and the other instances.
     Redis,
     /// What is logged, and how.
@@ -40,8 +42,15 @@ pub enum Group {
 
 impl Group {
     /// All groups, in the order in which they are listed.
-    pub const ALL: [Self; 6] =
-        [Self::Server, Self::Authentication, Self::Limits, Self::Redis, Self::Logging, Self::NotSupported];
+    pub const ALL: [Self; 7] = [
+        Self::Server,
+        Self::Authentication,
+        Self::Limits,
+        Self::History,
+        Self::Redis,
+        Self::Logging,
+        Self::NotSupported,
+    ];
 
     /// The heading's text.
     pub fn heading(self) -> &'static str {
@@ -49,6 +58,7 @@ impl Group {
             Self::Server => "Server",
             Self::Authentication => "Authentication",
             Self::Limits => "Limits",
+            Self::History => "History",
             Self::Redis => "Redis",
             Self::Logging => "Logging",
             Self::NotSupported => "Not supported by this version",

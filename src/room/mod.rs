@@ -1,6 +1,7 @@
 //! Meaning becomes receivers: rooms, their members, and who hears what.
 pub mod directory;
 pub mod fanout;
+pub mod history;
 pub mod presence;
 pub mod route;
 pub mod users;

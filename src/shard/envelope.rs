@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
+use crate::room::history::{NotRecovered, Position};
 pub use crate::room::presence::Member;
 use crate::room::route::RoomRoute;
 
@@ -40,6 +41,11 @@ pub enum Envelope {
         asker: Asker,
     },
 
+    /// A message for a room with history; only when there is no cluster, in which the uplink stores.
+    Store(Box<Store>),
+    /// A connection asks for a room's past.
+    ReadHistory(Box<ReadHistory>),
+
     // ── to the shard that owns the connection ─────────────────────────────────────────────
     /// The connection is in the room from now on; every later message of the same queue reaches it.
     Joined(Box<Joined>),
@@ -54,6 +60,24 @@ pub enum Envelope {
         /// All of them.
         members: Vec<Member>,
     },
+    /// The answer to a [`Store`].
+    Stored {
+        /// The room.
+        room: RoomId,
+        /// Who sent the message.
+        asker: Asker,
+        /// What became of it.
+        outcome: StoreOutcome,
+    },
+    /// The answer to [`ReadHistory`].
+    History {
+        /// The room.
+        room: RoomId,
+        /// Who asked.
+        asker: Asker,
+        /// The part that was asked for; nothing when it cannot be read now.
+        page: Option<HistoryPage>,
+    },
     /// The connection's user can be reached from everywhere from now on.
     Attached {
         /// The connection.
@@ -65,6 +89,9 @@ pub enum Envelope {
     RoomFrame {
         /// The room.
         room: RoomId,
+        /// The connection that sent it, which gets it only if it joined with `echo`. Nothing for messages that
+        /// the shard of their sender has dealt with already, or that no connection of this instance has sent.
+        sender: Option<ConnectionId>,
         /// The frame.
         frame: Bytes,
     },
@@ -76,6 +103,8 @@ pub enum Envelope {
         room: Option<RoomId>,
         /// Why, as the client is told.
         reason: &'static str,
+        /// Where the room's history goes on from, if the room has one and that is known.
+        position: Option<Position>,
     },
 
     // ── to the shard that is home to the user ─────────────────────────────────────────────
@@ -129,6 +158,8 @@ pub struct Join {
     pub member: Member,
     /// Whether the reply lists the members.
     pub want_members: bool,
+    /// Where the client stopped reading the room, if it wants what it has missed since.
+    pub since: Option<Position>,
     /// Whether the same request was sent before and got no answer in time.
     pub again: bool,
 }
@@ -146,6 +177,62 @@ pub struct Joined {
     pub member_count: u32,
     /// All of them, if the request wanted that.
     pub members: Option<Vec<Member>>,
+    /// Where the room's history stands, if it has one that can be reached: the next message that the connection
+    /// gets is the one after.
+    pub history: Option<Position>,
+    /// The frames of what was missed since [`Join::since`], oldest first, up to `history`; or why not. Of no
+    /// meaning without `since`.
+    pub recovery: Result<Vec<Bytes>, NotRecovered>,
+}
+
+/// A message for a room with history: nobody hears of it before it is stored.
+#[derive(Debug)]
+pub struct Store {
+    /// The room.
+    pub room: RoomId,
+    /// Who gets the ack. With its `messageId` and `user` repetitions are told from new messages.
+    pub asker: Asker,
+    /// Whose message it is.
+    pub user: UserId,
+    /// The connection that does not get it unless it joined with `echo`.
+    pub sender: Option<ConnectionId>,
+    /// The `room_message` as JSON, without `offset`.
+    pub event: Bytes,
+}
+
+/// What became of a [`Store`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreOutcome {
+    /// The message has this offset; for a repetition it is the first one's.
+    Stored(u64),
+    /// Nothing was done.
+    Unavailable,
+    /// Whether it was stored is not known.
+    Timeout,
+}
+
+/// A request for a room's past.
+#[derive(Debug)]
+pub struct ReadHistory {
+    /// The room.
+    pub room: RoomId,
+    /// Who gets the page.
+    pub asker: Asker,
+    /// Messages after this one only (in reverse: before it).
+    pub since: Option<Position>,
+    /// Messages at most.
+    pub limit: usize,
+    /// Whether the newest comes first.
+    pub reverse: bool,
+}
+
+/// A part of a room's past.
+#[derive(Debug)]
+pub struct HistoryPage {
+    /// Where the room stands.
+    pub position: Position,
+    /// The frames of the messages, in the order asked for. Empty when `since` is of another epoch.
+    pub frames: Vec<Bytes>,
 }
 
 /// A user came into a room (its first connection) or left it (its last one).
@@ -198,6 +285,8 @@ pub enum UplinkCommand {
         /// Whether the instance has no member of the room any more: it unsubscribes.
         last: bool,
     },
+    /// A connection asks for a room's past: answered with [`Envelope::History`].
+    ReadHistory(Box<ReadHistory>),
     /// A connection asks who is in the room, in the whole cluster: answered with [`Envelope::Members`].
     ListMembers {
         /// The room.
@@ -244,13 +333,19 @@ pub enum UplinkCommand {
     },
 }
 
-/// To the uplink's publisher thread: one event for the other instances.
+/// To the uplink's publisher thread.
 #[derive(Debug)]
-pub struct Publication {
-    /// Who gets it.
-    pub target: Target,
-    /// The event's JSON text as clients receive it, without a WebSocket header.
-    pub event: Bytes,
+pub enum Publication {
+    /// One event for the other instances.
+    Event {
+        /// Who gets it.
+        target: Target,
+        /// The event's JSON text as clients receive it, without a WebSocket header.
+        event: Bytes,
+    },
+    /// A message to be stored, numbered and published in one step; answered with [`Envelope::Stored`]. All
+    /// instances get it from Redis in the order of its offsets, this one too.
+    Store(Box<Store>),
 }
 
 /// Who gets a publication.

@@ -97,7 +97,10 @@ impl Mesh {
         const REASON: &str = "overload";
         for peer in self.peers.iter_mut().flatten() {
             if peer.all_lossy
-                && peer.outlet.offer(Envelope::RoomResync { room: None, reason: REASON }).is_ok()
+                && peer
+                    .outlet
+                    .offer(Envelope::RoomResync { room: None, reason: REASON, position: None })
+                    .is_ok()
             {
                 peer.all_lossy = false;
                 peer.lossy.clear();
@@ -105,7 +108,13 @@ impl Mesh {
             if !peer.lossy.is_empty() {
                 let outlet = &mut peer.outlet;
                 peer.lossy.retain(|room| {
-                    outlet.offer(Envelope::RoomResync { room: Some(room.clone()), reason: REASON }).is_err()
+                    outlet
+                        .offer(Envelope::RoomResync {
+                            room: Some(room.clone()),
+                            reason: REASON,
+                            position: None,
+                        })
+                        .is_err()
                 });
             }
             peer.outlet.flush();
@@ -126,7 +135,7 @@ mod tests {
     fn a_dropped_frame_is_followed_by_a_resync_once_there_is_room() {
         let (outlet, inbox) = Outlet::new(1, Waker::new().unwrap());
         let mut mesh = Mesh::new(ShardId(0), vec![None, Some(outlet)]);
-        let frame = || Envelope::RoomFrame { room: room("r"), frame: bytes::Bytes::new() };
+        let frame = || Envelope::RoomFrame { room: room("r"), sender: None, frame: bytes::Bytes::new() };
         assert!(mesh.offer(ShardId(1), frame()));
         assert!(!mesh.offer(ShardId(1), frame()));
         mesh.lost(ShardId(1), &room("r"));
@@ -145,7 +154,7 @@ mod tests {
     fn control_messages_wait_in_order_and_nothing_overtakes_them() {
         let (outlet, inbox) = Outlet::new(1, Waker::new().unwrap());
         let mut mesh = Mesh::new(ShardId(0), vec![None, Some(outlet)]);
-        let resync = |name| Envelope::RoomResync { room: Some(room(name)), reason: "test" };
+        let resync = |name| Envelope::RoomResync { room: Some(room(name)), reason: "test", position: None };
         mesh.send(ShardId(1), resync("a"));
         mesh.send(ShardId(1), resync("b"));
         let mut heard = Vec::new();

@@ -260,7 +260,7 @@ impl Shard {
         let Some(joining) = session.joining(room.as_str()) else { return };
         let asker = Asker { connection: id, message_id: joining.message_id.clone() };
         let want_members = joining.want_members;
-        let join = Join { room: room.clone(), asker, member, want_members, again };
+        let join = Join { room: room.clone(), asker, member, want_members, since: None, again };
         let to = home::of_room(room.as_str(), self.mesh.shards());
         self.mesh.send(to, Envelope::Join(Box::new(join)));
     }
@@ -342,8 +342,10 @@ impl Shard {
             if uplink.state == LinkState::Down {
                 slice.route.mark_published_alone();
             } else {
-                let publication =
-                    Publication { target: Target::Room(slice.room.clone()), event: frame::payload(&frame) };
+                let publication = Publication::Event {
+                    target: Target::Room(slice.room.clone()),
+                    event: frame::payload(&frame),
+                };
                 uplink.publications.try_send(publication).map_err(|_| BUSY)?;
             }
         }
@@ -355,7 +357,8 @@ impl Shard {
         self.cells.deliveries.add(count);
         self.cells.compressed.add(forms.is_compressed().into());
         for shard in slice.route.shards().without(self.id) {
-            let envelope = Envelope::RoomFrame { room: slice.room.clone(), frame: frame.clone() };
+            let envelope =
+                Envelope::RoomFrame { room: slice.room.clone(), sender: None, frame: frame.clone() };
             if !self.mesh.offer(shard, envelope) {
                 self.mesh.lost(shard, &slice.room);
                 self.cells.mesh_dropped.add(1);
@@ -421,7 +424,7 @@ impl Shard {
     fn publish_to_others(&mut self, target: Target, event: bytes::Bytes) -> Result<(), Refused> {
         match &self.uplink {
             Some(uplink) if uplink.state != LinkState::Down => {
-                uplink.publications.try_send(Publication { target, event }).map_err(|_| BUSY)
+                uplink.publications.try_send(Publication::Event { target, event }).map_err(|_| BUSY)
             }
             _ => Ok(()),
         }

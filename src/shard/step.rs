@@ -10,6 +10,7 @@ use crate::codec::forms::Forms;
 use crate::command::event::{self, ClusterStatus};
 use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
 use crate::room::fanout::{SliceMember, fan_out};
+use crate::room::history::NotRecovered;
 
 /// Members as the lists that clients get hold them.
 fn listed(members: &[Member]) -> impl ExactSizeIterator<Item = event::Member<'_>> {
@@ -44,9 +45,13 @@ impl Shard {
                 self.listed_members(&room, &asker, member_count, &members);
             }
             Envelope::Attached { connection } => self.attached(connection, now),
-            Envelope::RoomFrame { room, frame } => self.deliver_to_room(&room, &frame),
+            Envelope::RoomFrame { room, sender, frame } => self.deliver_to_room(&room, sender, &frame),
             Envelope::Presence(presence) => self.deliver_presence(&presence),
-            Envelope::RoomResync { room, reason } => self.deliver_resync(room.as_ref(), reason),
+            Envelope::RoomResync { room, reason, .. } => self.deliver_resync(room.as_ref(), reason),
+            Envelope::Store(_)
+            | Envelope::Stored { .. }
+            | Envelope::ReadHistory(_)
+            | Envelope::History { .. } => {}
             Envelope::Attach { connection, user } => self.home_attach(connection, &user),
             Envelope::Detach { shard, user } => self.home_detach(shard, &user),
             Envelope::ToUser { user, frame } => self.home_to_user(&user, &frame),
@@ -75,7 +80,15 @@ impl Shard {
                 self.announce(&join.room, true, &join.member, member_count);
             }
             let to = join.asker.connection.shard;
-            let joined = Joined { room: join.room, asker: join.asker, route, member_count, members };
+            let joined = Joined {
+                room: join.room,
+                asker: join.asker,
+                route,
+                member_count,
+                members,
+                history: None,
+                recovery: Err(NotRecovered::NoHistory),
+            };
             self.mesh.send(to, Envelope::Joined(Box::new(joined)));
         }
         self.cells.rooms.set(self.homes.len() as u64);
@@ -189,7 +202,7 @@ impl Shard {
     }
 
     fn joined(&mut self, joined: Joined, now: Now) {
-        let Joined { room, asker, route, member_count, members } = joined;
+        let Joined { room, asker, route, member_count, members, .. } = joined;
         let id = asker.connection;
         let known = self.directory.find(room.as_str());
         // A join that was asked for twice is answered twice; one that the client's end has overtaken,
@@ -243,11 +256,13 @@ impl Shard {
         }
     }
 
-    fn deliver_to_room(&mut self, room: &RoomId, frame: &Bytes) {
+    fn deliver_to_room(&mut self, room: &RoomId, sender: Option<ConnectionId>, frame: &Bytes) {
         let Some(slice) = self.directory.find(room.as_str()) else { return };
+        let sender = sender.filter(|sender| self.session_of(*sender).is_some());
+        let sender = sender.filter(|sender| sender.shard == self.id).map(|sender| sender.slot);
         let outboxes = &mut self.outboxes;
         let mut forms = Forms::new(frame, &mut self.deflater);
-        let count = fan_out(&self.directory.slice(slice).members, None, |member| {
+        let count = fan_out(&self.directory.slice(slice).members, sender, |member| {
             outboxes.push(member.slot, forms.fitting(member.window));
         });
         self.cells.deliveries.add(count);

@@ -80,7 +80,7 @@ impl Overflow {
 
     /// Tells the shard as far as its queue has room.
     fn tell(&mut self, shard: &mut Outlet<Envelope>) {
-        let resync = |room| Envelope::RoomResync { room, reason: reason::OVERFLOW };
+        let resync = |room| Envelope::RoomResync { room, reason: reason::OVERFLOW, position: None };
         if !self.all {
             self.rooms.retain(|room| shard.offer(resync(Some(room.clone()))).is_err());
         } else if shard.offer(resync(None)).is_ok() {
@@ -170,7 +170,9 @@ impl Delivery {
 
     /// Tells all shards that members of all rooms may have missed messages.
     pub fn resync_all(&mut self, reason: &'static str) {
-        self.shards.iter_mut().for_each(|shard| shard.send(Envelope::RoomResync { room: None, reason }));
+        self.shards
+            .iter_mut()
+            .for_each(|shard| shard.send(Envelope::RoomResync { room: None, reason, position: None }));
     }
 
     /// Moves what waits into the shards' queues and wakes them. True when something still waits.
@@ -280,7 +282,8 @@ impl Delivery {
                 let Some(room) = self.rooms.get(name) else { return };
                 let (id, route) = (room.id.clone(), room.route.shards());
                 for shard in route {
-                    let envelope = Envelope::RoomFrame { room: id.clone(), frame: frame.clone() };
+                    let envelope =
+                        Envelope::RoomFrame { room: id.clone(), sender: None, frame: frame.clone() };
                     self.offer(shard, envelope, Some(&id));
                 }
             }
@@ -334,7 +337,7 @@ impl Delivery {
         let Some(room) = self.rooms.get(name) else { return };
         let (id, route) = (room.id.clone(), room.route.shards());
         for shard in route {
-            self.send(shard, Envelope::RoomResync { room: Some(id.clone()), reason });
+            self.send(shard, Envelope::RoomResync { room: Some(id.clone()), reason, position: None });
         }
     }
 }

@@ -19,6 +19,7 @@ use super::script_queue::{Outgoing, ScriptQueue};
 use crate::config::RedisSettings;
 use crate::identity::{ConnectionId, InstanceId, RoomId, UserId};
 use crate::metrics::UplinkCells;
+use crate::room::history::NotRecovered;
 use crate::room::route::RoomRoute;
 use crate::shard::envelope::{Asker, Envelope, Join, Joined, LinkState, Member, UplinkCommand};
 
@@ -280,6 +281,7 @@ impl Ingress {
                 }
                 self.call(Call::Leave { room, user: member.user, last }, now);
             }
+            UplinkCommand::ReadHistory(_) => {}
             UplinkCommand::ListMembers { room, asker } => self.call(Call::Members { room, asker }, now),
             UplinkCommand::Attach { user, connection } => {
                 // Subscribing once more changes nothing, and its answer comes at the right moment.
@@ -452,7 +454,15 @@ impl Ingress {
                 let Join { room, asker, want_members, .. } = *join;
                 let members = want_members.then_some(members);
                 let shard = asker.connection.shard;
-                let joined = Joined { room, asker, route, member_count, members };
+                let joined = Joined {
+                    room,
+                    asker,
+                    route,
+                    member_count,
+                    members,
+                    history: None,
+                    recovery: Err(NotRecovered::NoHistory),
+                };
                 self.delivery.control(shard, Envelope::Joined(Box::new(joined)));
             }
             Call::Members { room, asker } => {

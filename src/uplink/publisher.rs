@@ -94,13 +94,14 @@ impl Publisher {
 
     /// Takes one event.
     pub fn add(&mut self, publication: Publication) {
+        let Publication::Event { target, event } = publication else { return };
         self.cells.published.add(1);
-        self.bytes += publication.event.len() + batch::RECORD_HEADER_BYTES;
-        let gathering = self.gathering.entry(publication.target).or_insert_with_key(|target| {
+        self.bytes += event.len() + batch::RECORD_HEADER_BYTES;
+        let gathering = self.gathering.entry(target).or_insert_with_key(|target| {
             self.order.push(target.clone());
             Gathering::default()
         });
-        batch::push_event(&mut gathering.records, &publication.event);
+        batch::push_event(&mut gathering.records, &event);
         gathering.events += 1;
     }
 
@@ -233,7 +234,7 @@ mod tests {
     }
 
     fn add(publisher: &mut Publisher, target: Target, event: &'static str) {
-        publisher.add(Publication { target, event: Bytes::from_static(event.as_bytes()) });
+        publisher.add(Publication::Event { target, event: Bytes::from_static(event.as_bytes()) });
     }
 
     /// Channel and payload of each PUBLISH that waits to be written.

@@ -198,7 +198,7 @@ impl Instance {
 
     pub fn publish(&self, target: Target, event: &str) {
         let event = Bytes::copy_from_slice(event.as_bytes());
-        self.publications.send(Publication { target, event }).expect("the publisher runs");
+        self.publications.send(Publication::Event { target, event }).expect("the publisher runs");
     }
 
     /// The next envelope for a shard, presence of own joins left out.
@@ -241,6 +241,7 @@ impl Instance {
             asker: asker(who),
             member: member(who),
             want_members: true,
+            since: None,
             again: false,
         };
         self.command(UplinkCommand::Join { join: Box::new(join), enters, route: Arc::clone(&route) });
@@ -303,7 +304,7 @@ impl Instance {
 
     pub fn resync(&self) -> (Option<RoomId>, &'static str) {
         match self.next(0) {
-            Envelope::RoomResync { room, reason } => (room, reason),
+            Envelope::RoomResync { room, reason, .. } => (room, reason),
             other => panic!("expected a resync, got {other:?}"),
         }
     }

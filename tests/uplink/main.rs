@@ -179,7 +179,7 @@ fn a_shard_that_does_not_keep_up_is_told_what_it_missed() {
     let resync = loop {
         match a.next(0) {
             Envelope::RoomFrame { .. } => delivered += 1,
-            Envelope::RoomResync { room, reason } => break (room, reason),
+            Envelope::RoomResync { room, reason, .. } => break (room, reason),
             other => panic!("unexpected {other:?}"),
         }
     };

@@ -1,6 +1,7 @@
 //! Every setting, once: `--help`, the environment, the file and the documentation are made from it.
 
 mod authentication;
+mod history;
 mod limits;
 mod logging;
 mod redis;
@@ -15,10 +16,11 @@ use super::setting::Unit::{Bytes, Count, Milliseconds};
 use super::setting::{Kind, Setting, WrongForm};
 
 /// The settings by subject, in the order in which they are listed.
-static SUBJECTS: [&[Setting]; 6] = [
+static SUBJECTS: [&[Setting]; 7] = [
     server::SETTINGS,
     authentication::SETTINGS,
     limits::SETTINGS,
+    history::SETTINGS,
     redis::SETTINGS,
     logging::SETTINGS,
     unsupported::SETTINGS,

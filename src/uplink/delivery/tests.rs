@@ -86,7 +86,7 @@ fn presence_for_a_shard_that_stands_still_is_bounded_and_ends_in_a_resync() {
     loop {
         match shard.try_recv() {
             Ok(Envelope::Presence(_)) => presence += 1,
-            Ok(Envelope::RoomResync { room, reason }) => resyncs.push((room, reason, presence)),
+            Ok(Envelope::RoomResync { room, reason, .. }) => resyncs.push((room, reason, presence)),
             Ok(other) => panic!("unexpected {other:?}"),
             Err(_) => break,
         }

@@ -1,0 +1,51 @@
+//! Which rooms keep their messages, and how many.
+
+use super::{count, milliseconds, put};
+use crate::config::RoomPattern;
+use crate::config::setting::Group::History;
+use crate::config::setting::Preset::{Is, PerMode};
+use crate::config::setting::{Kind, Setting};
+
+/// In the order in which they are listed.
+pub static SETTINGS: &[Setting] = &[
+    Setting {
+        name: "HISTORY_ROOMS",
+        group: History,
+        prose: "Rooms whose messages are numbered and kept, so that members can resume; `*` for all.",
+        default: PerMode { serve: "", dev: "*" },
+        kind: Kind::Text {
+            what: "a list of rooms",
+            allowed: "comma-separated room names, `*` at the end of one for all that begin so",
+            set: |d, value| put(&mut d.settings.history.rooms, patterns(value)),
+        },
+    },
+    Setting {
+        name: "HISTORY_SIZE",
+        group: History,
+        prose: "Messages kept per room.",
+        default: Is("1000"),
+        kind: count(1..=100_000, |d, n| d.settings.history.size = n as usize),
+    },
+    Setting {
+        name: "HISTORY_TTL",
+        group: History,
+        prose: "Time for which a message is kept.",
+        default: Is("300000"),
+        kind: milliseconds(100..=604_800_000, |d, t| d.settings.history.ttl = t),
+    },
+    Setting {
+        name: "HISTORY_PAGE",
+        group: History,
+        prose: "Messages in one reply to `room_history`.",
+        default: Is("300"),
+        kind: count(1..=10_000, |d, n| d.settings.history.page = n as usize),
+    },
+];
+
+/// Patterns between commas; an empty list is no room.
+fn patterns(value: &str) -> Option<Vec<RoomPattern>> {
+    if value.trim().is_empty() {
+        return Some(Vec::new());
+    }
+    value.split(',').map(|pattern| RoomPattern::parse(pattern.trim())).collect()
+}
