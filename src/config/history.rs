@@ -42,7 +42,7 @@ pub struct HistorySettings {
 
 impl HistorySettings {
     /// No history for any room.
-    pub(super) fn none() -> Self {
+    pub fn none() -> Self {
         Self { rooms: Vec::new(), size: 0, ttl: Duration::ZERO, page: 0 }
     }
 
