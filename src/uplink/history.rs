@@ -186,7 +186,7 @@ pub struct StoredRoom {
     /// The room.
     pub room: RoomId,
     /// The messages.
-    pub stores: Vec<Box<Store>>,
+    pub stores: Vec<Store>,
 }
 
 /// By what a repetition is known: the user, and the `messageId`. The length in front keeps users from writing

@@ -303,15 +303,15 @@ fn forgotten_scripts_change_neither_order_nor_number() {
         (Instance::with_history("a", &settings, rules(9)), Instance::with_history("b", &settings, rules(9)));
     a.join(&room("r"), "alice", true);
     let mut client = redis.client();
-    for n in 0..2_000 {
+    for n in 0..500 {
         a.ask_store(&room("r"), "alice", None, &n.to_string());
         b.ask_store(&room("r"), "bob", None, "noise");
-        if n % 20 == 0 {
+        if n % 5 == 0 {
             let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut client).unwrap();
         }
     }
     let (mut next, mut offset) = (0, 0);
-    while next < 2_000 || offset < 4_000 {
+    while next < 500 || offset < 1_000 {
         let text = a.room_text();
         offset += 1;
         if text != numbered("noise", offset) {
