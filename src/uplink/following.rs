@@ -5,9 +5,9 @@ use std::time::Instant;
 use hashbrown::HashMap;
 
 use super::follower::{Follower, Heard, Missed, Waiting};
-use super::history::{Epochs, Extent, HistoryRules, Kept, Read, numbered};
+use super::history::{Epochs, Extent, HistoryRules, Kept, Read};
+use crate::command::event::numbered;
 use crate::identity::RoomId;
-use crate::limits;
 use crate::room::history::{Bounds, Epoch, Position};
 use crate::shard::envelope::{HistoryPage, Joined, ReadHistory};
 
@@ -271,7 +271,7 @@ impl Following {
 
     /// Keeps the memory of all followers within its bound: each forgets its older half.
     fn bound(&mut self) {
-        if self.bytes > limits::HISTORIES_BYTES {
+        if self.bytes > self.rules.settings.memory {
             self.bytes = 0;
             for followed in self.followed.values_mut() {
                 followed.follower.halve(self.now_ms, &self.bounds);

@@ -126,7 +126,7 @@ pub fn settings(port: u16) -> RedisSettings {
 /// History for all rooms: `size` messages, kept for a minute.
 pub fn rules(size: usize) -> HistoryRules {
     let rooms = vec![RoomPattern::parse("*").unwrap()];
-    let settings = HistorySettings { rooms, size, ttl: Duration::from_secs(60), page: 300 };
+    let settings = HistorySettings { rooms, size, ttl: Duration::from_secs(60), memory: 64 << 20, page: 300 };
     HistoryRules { settings, reply_bytes: 512 * 1024 }
 }
 

@@ -1,6 +1,6 @@
 //! Which rooms keep their messages, and how many.
 
-use super::{count, milliseconds, put};
+use super::{bytes, count, milliseconds, put};
 use crate::config::RoomPattern;
 use crate::config::setting::Group::History;
 use crate::config::setting::Preset::{Is, PerMode};
@@ -12,10 +12,10 @@ pub static SETTINGS: &[Setting] = &[
         name: "HISTORY_ROOMS",
         group: History,
         prose: "Rooms whose messages are numbered and kept, so that members can resume; `*` for all.",
-        default: PerMode { serve: "", dev: "*" },
+        default: PerMode { serve: "none", dev: "*" },
         kind: Kind::Text {
             what: "a list of rooms",
-            allowed: "comma-separated room names, `*` at the end of one for all that begin so",
+            allowed: "none, or comma-separated room names; `*` at the end of one for all that begin so",
             set: |d, value| put(&mut d.settings.history.rooms, patterns(value)),
         },
     },
@@ -34,6 +34,13 @@ pub static SETTINGS: &[Setting] = &[
         kind: milliseconds(100..=604_800_000, |d, t| d.settings.history.ttl = t),
     },
     Setting {
+        name: "HISTORY_MEMORY",
+        group: History,
+        prose: "Memory for the messages of all rooms; beyond it a room that grows forgets its oldest sooner.",
+        default: Is("268435456"),
+        kind: bytes(1_048_576..=1_099_511_627_776, |d, n| d.settings.history.memory = n as usize),
+    },
+    Setting {
         name: "HISTORY_PAGE",
         group: History,
         prose: "Messages in one reply to `room_history`.",
@@ -42,9 +49,9 @@ pub static SETTINGS: &[Setting] = &[
     },
 ];
 
-/// Patterns between commas; an empty list is no room.
+/// Patterns between commas; a room called `none` would have to be given as `none,none`.
 fn patterns(value: &str) -> Option<Vec<RoomPattern>> {
-    if value.trim().is_empty() {
+    if value.trim() == "none" {
         return Some(Vec::new());
     }
     value.split(',').map(|pattern| RoomPattern::parse(pattern.trim())).collect()
