@@ -9,7 +9,7 @@ use super::batch::Origin;
 use super::delivery::reason;
 use super::history::{Extent, Kept};
 use crate::identity::ConnectionId;
-use crate::room::history::{Bounds, Epoch, History, NotRecovered, Position};
+use crate::room::history::{Bounds, History, NotRecovered, Position};
 use crate::shard::envelope::Joined;
 
 /// A join that waits for a read.
@@ -267,9 +267,163 @@ impl Follower {
             self.whole = false;
         }
     }
+}
 
-    /// The epoch that members know, if any.
-    pub fn epoch(&self) -> Option<Epoch> {
-        self.position().map(|position| position.epoch)
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::room::history::Epoch;
+    use crate::uplink::history::KeptMessage;
+
+    const BOUNDS: Bounds = Bounds { size: 6, bytes: 1_000, ttl_ms: 1_000 };
+    const NOW: u64 = 1 << 40;
+
+    fn at(epoch: u64, offset: u64) -> Position {
+        Position { epoch: Epoch(epoch), offset }
+    }
+
+    fn frame(offset: u64) -> Bytes {
+        Bytes::from(offset.to_string())
+    }
+
+    /// What Redis answers when the room stands at `position` and the last `size` messages are kept.
+    fn kept(position: Position, extent: Extent, size: u64) -> Kept {
+        let after = match extent {
+            Extent::Position => position.offset,
+            Extent::After(offset) => offset,
+            Extent::Whole => 0,
+        };
+        let first = after.max(position.offset.saturating_sub(size)) + 1;
+        let message =
+            |offset| KeptMessage { age_ms: 1, origin: Origin(1), sender: None, frame: frame(offset) };
+        Kept { position, cut: false, messages: (first..=position.offset).map(message).collect() }
+    }
+
+    fn following(position: Position) -> Follower {
+        let mut follower = Follower::default();
+        assert_eq!(follower.begin(Extent::Position), Some(Extent::Position));
+        let missed = follower.answered(kept(position, Extent::Position, 0), Extent::Position, NOW, &BOUNDS);
+        assert_eq!(missed, Missed::default());
+        follower
+    }
+
+    fn hear(follower: &mut Follower, position: Position) -> Heard {
+        follower.stored(position, || frame(position.offset), NOW, &BOUNDS)
+    }
+
+    fn offsets(missed: &Missed) -> Vec<Bytes> {
+        missed.messages.iter().map(|(_, _, frame)| frame.clone()).collect()
+    }
+
+    #[test]
+    fn a_gap_is_read_once_and_given_in_order() {
+        let mut follower = following(at(1, 2));
+        assert_eq!(hear(&mut follower, at(1, 3)), Heard::Next(frame(3)));
+        assert_eq!(hear(&mut follower, at(1, 3)), Heard::Nothing);
+        assert_eq!(hear(&mut follower, at(1, 6)), Heard::Gap(Extent::After(3)));
+        assert_eq!(hear(&mut follower, at(1, 7)), Heard::Nothing);
+        let answer = kept(at(1, 7), Extent::After(3), 6);
+        let missed = follower.answered(answer, Extent::After(3), NOW, &BOUNDS);
+        assert_eq!((missed.resync, offsets(&missed)), (None, (4..=7).map(frame).collect()));
+        assert_eq!(hear(&mut follower, at(1, 8)), Heard::Next(frame(8)));
+    }
+
+    #[test]
+    fn what_is_not_kept_any_more_is_announced() {
+        let mut follower = following(at(1, 0));
+        assert_eq!(hear(&mut follower, at(1, 9)), Heard::Gap(Extent::After(0)));
+        let missed = follower.answered(kept(at(1, 9), Extent::After(0), 6), Extent::After(0), NOW, &BOUNDS);
+        assert_eq!((missed.resync, missed.messages.len()), (Some((reason::GAP, at(1, 9))), 0));
+        assert_eq!(hear(&mut follower, at(1, 10)), Heard::Next(frame(10)));
+    }
+
+    #[test]
+    fn another_epoch_is_announced_in_front_of_its_messages() {
+        let mut follower = following(at(1, 2));
+        assert_eq!(hear(&mut follower, at(2, 3)), Heard::NewEpoch(at(2, 2), frame(3)));
+        assert_eq!(hear(&mut follower, at(2, 4)), Heard::Next(frame(4)));
+        for there in [at(3, 9), at(2, 3)] {
+            let extent = follower.catch_up().unwrap();
+            let missed = follower.answered(kept(there, extent, 6), extent, NOW, &BOUNDS);
+            assert_eq!((missed.resync, missed.messages.len()), (Some((reason::NEW_EPOCH, there)), 0));
+        }
+    }
+
+    #[test]
+    fn joins_read_only_what_memory_cannot_tell() {
+        let mut follower = following(at(1, 4));
+        hear(&mut follower, at(1, 5));
+        for (since, extent) in [
+            (None, None),
+            (Some(at(1, 4)), None),
+            (Some(at(9, 1)), None),
+            (Some(at(1, 3)), Some(Extent::Whole)),
+            (Some(at(1, 6)), Some(Extent::Whole)),
+        ] {
+            assert_eq!(follower.wants(since, 100), extent, "{since:?}");
+        }
+        assert_eq!(follower.hold(Some(at(1, 3)), 100), (true, Some(Extent::Whole)));
+        assert_eq!(follower.hold(Some(at(1, 2)), 100), (true, None), "joins share the read");
+        follower.answered(kept(at(1, 5), Extent::Whole, 3), Extent::Whole, NOW, &BOUNDS);
+        assert_eq!(follower.wants(Some(at(1, 1)), 100), None, "all that Redis keeps is known");
+        assert_eq!(follower.recover(at(1, 1), 100, NOW, &BOUNDS), Err(NotRecovered::Expired));
+        assert_eq!(follower.recover(at(1, 2), 100, NOW, &BOUNDS).unwrap(), [frame(3), frame(4), frame(5)]);
+        follower.halve(NOW, &BOUNDS);
+        assert_eq!(
+            follower.wants(Some(at(1, 2)), 100),
+            Some(Extent::Whole),
+            "what was forgotten is read again"
+        );
+    }
+
+    proptest! {
+        /// Messages are lost, epochs change, reads come late: members see an unbroken rise, or are told.
+        #[test]
+        fn members_see_every_message_or_are_told(
+            steps in proptest::collection::vec((0_u8..12, any::<bool>()), 1..60),
+        ) {
+            let mut redis = at(1, 3);
+            let mut follower = following(redis);
+            let (mut seen, mut reading) = (redis, None);
+            for (kind, lost) in steps {
+                match kind {
+                    0 => redis.epoch = Epoch(redis.epoch.0 + 1),
+                    1..=3 => {
+                        if let Some(extent) = reading.take().or_else(|| follower.catch_up()) {
+                            let missed = follower.answered(kept(redis, extent, 6), extent, NOW, &BOUNDS);
+                            if let Some((_, position)) = missed.resync {
+                                seen = position;
+                            }
+                            for (_, _, got) in missed.messages {
+                                seen.offset += 1;
+                                prop_assert_eq!(got, frame(seen.offset));
+                            }
+                            prop_assert_eq!(seen, redis, "a read leaves nothing behind");
+                        }
+                    }
+                    _ => {
+                        redis.offset += 1;
+                        if lost {
+                            continue;
+                        }
+                        match hear(&mut follower, redis) {
+                            Heard::Next(got) => {
+                                seen.offset += 1;
+                                prop_assert_eq!((got, seen), (frame(seen.offset), redis));
+                            }
+                            Heard::NewEpoch(before, got) => {
+                                prop_assert_ne!(before.epoch, seen.epoch);
+                                seen = redis;
+                                prop_assert_eq!((got, before.offset + 1), (frame(redis.offset), redis.offset));
+                            }
+                            Heard::Gap(extent) => reading = Some(extent),
+                            Heard::Nothing => prop_assert!(reading.is_some(), "only a read under way hides messages"),
+                        }
+                    }
+                }
+            }
+        }
     }
 }

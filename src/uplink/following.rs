@@ -5,7 +5,8 @@ use std::time::Instant;
 use hashbrown::HashMap;
 
 use super::follower::{Follower, Heard, Missed, Waiting};
-use super::history::{Epochs, Extent, HistoryRules, Kept, Read, numbered};
+use super::history::{Epochs, Extent, HistoryRules, Kept, Read};
+use crate::command::event::numbered;
 use crate::identity::RoomId;
 use crate::room::history::{Bounds, Epoch, Position};
 use crate::shard::envelope::{HistoryPage, Joined, ReadHistory};

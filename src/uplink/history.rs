@@ -5,7 +5,7 @@ use redis::{Cmd, Script, Value, cmd};
 
 use super::batch::{self, Header, Origin, Sequence};
 use super::presence::bytes_of;
-use crate::codec::frame::FrameWriter;
+use crate::command::event;
 use crate::config::HistorySettings;
 use crate::identity::{ConnectionId, RoomId};
 use crate::room::history::{Epoch, Position};
@@ -186,7 +186,7 @@ pub struct StoredRoom {
     /// The room.
     pub room: RoomId,
     /// The messages.
-    pub stores: Vec<Box<Store>>,
+    pub stores: Vec<Store>,
 }
 
 /// By what a repetition is known: the user, and the `messageId`. The length in front keeps users from writing
@@ -194,16 +194,6 @@ pub struct StoredRoom {
 fn repetition_name(store: &Store) -> String {
     let user = store.user.as_str();
     store.asker.message_id.as_ref().map_or(String::new(), |id| format!("{}:{user}{id}", user.len()))
-}
-
-/// The complete frame of a stored event: the JSON text with its offset as the last field.
-pub fn numbered(event: &str, offset: u64) -> Bytes {
-    let mut writer = FrameWriter::with_capacity(event.len() + 32);
-    writer.put(event.strip_suffix('}').unwrap_or(event));
-    writer.put(",\"offset\":");
-    writer.put(itoa::Buffer::new().format(offset));
-    writer.put("}");
-    writer.finish()
 }
 
 /// Reads the answer to a publishing call: each message's offset.
@@ -220,13 +210,13 @@ pub fn decode_kept(value: &Value) -> Option<Kept> {
     let position = decode_position(epoch, offset)?;
     let mut kept = Vec::with_capacity(messages.len() / 3);
     for (message, offset) in messages.chunks_exact(3).zip((1..=position.offset).rev()) {
-        let [Value::Int(age), sender, event] = message else { return None };
+        let [Value::Int(age), sender, text] = message else { return None };
         let (origin, sender) = bytes_of(sender)?.split_first_chunk::<8>()?;
         kept.push(KeptMessage {
             age_ms: u64::try_from(*age).unwrap_or(0),
             origin: Origin(u64::from_le_bytes(*origin)),
             sender: batch::sender_from(*sender.first_chunk()?),
-            frame: numbered(std::str::from_utf8(bytes_of(event)?).ok()?, offset),
+            frame: frame(text, offset)?,
         });
     }
     kept.reverse();
@@ -237,11 +227,14 @@ pub fn decode_kept(value: &Value) -> Option<Kept> {
 pub fn decode_page(value: &Value) -> Option<(Position, Vec<Bytes>)> {
     let Value::Array(parts) = value else { return None };
     let [epoch, offset, messages @ ..] = &parts[..] else { return None };
-    let frame = |message: &[Value]| {
-        let event = std::str::from_utf8(bytes_of(&message[1])?).ok()?;
-        Some(numbered(event, number(&message[0])?))
-    };
+    let frame = |message: &[Value]| frame(&message[1], number(&message[0])?);
     Some((decode_position(epoch, offset)?, messages.chunks_exact(2).map(frame).collect::<Option<_>>()?))
+}
+
+/// The frame of a stored event, if it is an object as this program stores it.
+fn frame(event: &Value, offset: u64) -> Option<Bytes> {
+    let event = std::str::from_utf8(bytes_of(event)?).ok()?;
+    event.ends_with('}').then(|| event::numbered(event, offset))
 }
 
 /// Reads the answer to [`Call::Positions`]: nothing for a room without one.

@@ -467,6 +467,7 @@ impl Ingress {
         let reap = now + self.reap_every.max(BACKOFF_LONGEST.min(self.threshold));
         let renew = now + KEY_TTL / RENEWALS_PER_TTL;
         self.timers = Timers { register: now + self.heartbeat, reap, renew, check: now + CHECK_EVERY };
+        self.load_history(now);
         self.subscribe(Channel::Instances, None, now);
         self.subscribe(Channel::Global, None, now);
         self.register(now);

@@ -116,7 +116,7 @@ impl Publisher {
             Publication::Event { target, event } => (target, event),
             Publication::Store(store) => {
                 self.bytes += store.event.len() + batch::RECORD_HEADER_BYTES;
-                return self.stores.add(store);
+                return self.stores.add(*store);
             }
         };
         self.bytes += event.len() + batch::RECORD_HEADER_BYTES;

@@ -46,7 +46,7 @@ pub struct StoreQueue {
     caller: HistoryCaller,
     epochs: Epochs,
     shards: Vec<Outlet<Envelope>>,
-    gathered: Vec<Box<Store>>,
+    gathered: Vec<Store>,
     flow: Flow,
     in_flight: usize,
     again: Vec<StoreCall>,
@@ -76,7 +76,7 @@ impl StoreQueue {
     }
 
     /// Takes a message for the next calls.
-    pub fn add(&mut self, store: Box<Store>) {
+    pub fn add(&mut self, store: Store) {
         self.gathered.push(store);
     }
 
@@ -193,8 +193,8 @@ impl StoreQueue {
         }
     }
 
-    fn answer(&mut self, store: Box<Store>, outcome: StoreOutcome) {
-        let Store { room, asker, .. } = *store;
+    fn answer(&mut self, store: Store, outcome: StoreOutcome) {
+        let Store { room, asker, .. } = store;
         if let Some(shard) = self.shards.get_mut(asker.connection.shard.index()) {
             shard.send(Envelope::Stored { room, asker, outcome });
         }
@@ -212,7 +212,7 @@ impl StoreQueue {
 }
 
 /// Messages by room, each room's in their order, in as few calls as the bounds allow.
-fn calls(stores: Vec<Box<Store>>) -> Vec<StoreCall> {
+fn calls(stores: Vec<Store>) -> Vec<StoreCall> {
     let mut places: HashMap<RoomId, usize> = HashMap::new();
     let mut rooms: Vec<StoredRoom> = Vec::new();
     for store in stores {

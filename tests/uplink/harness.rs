@@ -42,7 +42,9 @@ impl Redis {
     pub fn on(port: u16, options: &[&str]) -> Self {
         let mut child = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            // A replica writes down what it gets from its primary: not where others look for their data.
             .args(["--dir", &std::env::temp_dir().to_string_lossy()])
+            .args(["--repl-diskless-load", "swapdb", "--dbfilename", &format!("tableforge-test-{port}.rdb")])
             .args(options)
             .stdout(Stdio::piped())
             .spawn()
@@ -126,7 +128,7 @@ pub fn settings(port: u16) -> RedisSettings {
 /// History for all rooms: `size` messages, kept for a minute.
 pub fn rules(size: usize) -> HistoryRules {
     let rooms = vec![RoomPattern::parse("*").unwrap()];
-    let settings = HistorySettings { rooms, size, ttl: Duration::from_secs(60), memory: 1 << 28, page: 300 };
+    let settings = HistorySettings { rooms, size, ttl: Duration::from_secs(60), memory: 64 << 20, page: 300 };
     HistoryRules { settings, reply_bytes: 512 * 1024 }
 }
 

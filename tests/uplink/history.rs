@@ -303,15 +303,15 @@ fn forgotten_scripts_change_neither_order_nor_number() {
         (Instance::with_history("a", &settings, rules(9)), Instance::with_history("b", &settings, rules(9)));
     a.join(&room("r"), "alice", true);
     let mut client = redis.client();
-    for n in 0..2_000 {
+    for n in 0..500 {
         a.ask_store(&room("r"), "alice", None, &n.to_string());
         b.ask_store(&room("r"), "bob", None, "noise");
-        if n % 20 == 0 {
+        if n % 5 == 0 {
             let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut client).unwrap();
         }
     }
     let (mut next, mut offset) = (0, 0);
-    while next < 2_000 || offset < 4_000 {
+    while next < 500 || offset < 1_000 {
         let text = a.room_text();
         offset += 1;
         if text != numbered("noise", offset) {
@@ -347,4 +347,35 @@ fn a_slow_redis_is_a_timeout_and_the_repetition_no_second_message() {
         }
     }
     assert_eq!(seen, [numbered("m1", 1), numbered("m2", 2)]);
+}
+
+#[test]
+fn a_promoted_replica_begins_a_new_epoch_and_keeps_what_it_has() {
+    let mut primary = Redis::start();
+    let replica = Redis::start();
+    let port = primary.port.to_string();
+    run(&replica, &["REPLICAOF", "127.0.0.1", &port]);
+    let old = {
+        let a = Instance::with_history("a", &settings(primary.port), rules(100));
+        let old = a.join(&room("r"), "alice", true).history.unwrap();
+        assert_eq!(a.store(&room("r"), "alice", "m1", "m1"), StoreOutcome::Stored(1));
+        old
+    };
+    // The replica has everything before the primary goes.
+    let synced = || -> i64 { redis::cmd("EXISTS").arg("tf:history:r").query(&mut replica.client()).unwrap() };
+    while synced() == 0 {
+        std::thread::yield_now();
+    }
+    primary.kill();
+    run(&replica, &["REPLICAOF", "NO", "ONE"]);
+    let a = Instance::with_history("b", &settings(replica.port), rules(100));
+    let resumed = a.resume(&room("r"), "bob", Position { offset: 1, ..old });
+    assert_eq!(resumed.recovery.err(), Some(NotRecovered::Epoch));
+    assert_ne!(resumed.history.unwrap().epoch, old.epoch);
+    assert_eq!(a.page(&room("r"), None, 9, false).unwrap().1, [numbered("m1", 1)]);
+    assert_eq!(
+        a.store(&room("r"), "alice", "m1", "again"),
+        StoreOutcome::Stored(1),
+        "what is kept is no news"
+    );
 }

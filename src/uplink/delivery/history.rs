@@ -1,13 +1,14 @@
 //! Stored messages on their way to members: in the order of their offsets, without a gap.
 
 use super::{Channel, Delivery, Envelope, reason};
+use crate::command::event::numbered;
 use crate::identity::{ConnectionId, RoomId};
 use crate::room::history::Position;
 use crate::shard::envelope::{HistoryPage, Joined, ReadHistory};
 use crate::uplink::batch::Origin;
 use crate::uplink::follower::{Heard, Missed};
 use crate::uplink::following::Following;
-use crate::uplink::history::{Kept, Read, numbered};
+use crate::uplink::history::{Kept, Read};
 
 impl Delivery {
     /// The rooms with history.

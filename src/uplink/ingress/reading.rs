@@ -23,6 +23,16 @@ impl Ingress {
         }
     }
 
+    /// The connection is up: Redis is given the script, so that what rooms have missed is read in front of
+    /// everything that restores them.
+    pub(super) fn load_history(&mut self, now: Instant) {
+        if self.delivery.is_following()
+            && let Some(outgoing) = self.history_scripts.submit(Call::Positions(Vec::new()))
+        {
+            self.send_history(Outgoing { with_text: true, ..outgoing }, now);
+        }
+    }
+
     fn call_history(&mut self, call: Call, now: Instant) {
         if let Some(outgoing) = self.history_scripts.submit(call) {
             self.send_history(outgoing, now);
