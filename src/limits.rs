@@ -43,6 +43,9 @@ pub const TOKEN_BYTES: usize = 8192;
 /// Bytes of an HMAC secret, at least: the output of HS256, RFC 7518 section 3.2.
 pub const JWT_SECRET_BYTES: usize = 32;
 
+/// Bytes of a file with keys: a JSON Web Key Set of hundreds of them is smaller.
+pub const KEY_FILE_BYTES: u64 = 1 << 20;
+
 /// Bytes of locked memory that the executor of a shard asks for (RLIMIT_MEMLOCK), at least.
 pub const MEMLOCK_BYTES: u64 = 512 * 1024;
 

@@ -10,6 +10,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::command::authorize::TokenVerifier;
+use crate::command::driver::KeyFiles;
 use crate::config::Settings;
 use crate::identity::ShardId;
 use crate::instance::{Instance, Phase};
@@ -98,6 +99,10 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     let mut boot = [0; 4];
     getrandom::fill(&mut boot).map_err(StartError::Random)?;
     let verifier = TokenVerifier::new(&settings).map(Arc::new);
+    let key_files = match &verifier {
+        Some(verifier) => KeyFiles::watch(&settings.keys, verifier)?,
+        None => None,
+    };
     let instance = Arc::new(Instance::new(settings, u32::from_ne_bytes(boot)));
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(StartError::Process)?;
     let shards = instance.settings.shards;
@@ -140,6 +145,9 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     }
     if let Some(uplink) = uplink {
         uplink.handle.stop();
+    }
+    if let Some(key_files) = key_files {
+        key_files.stop();
     }
     tracing::info!("stopped");
     Ok(())
