@@ -9,11 +9,13 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::authorization::{self, Question};
 use crate::command::authorize::TokenVerifier;
 use crate::command::driver::KeyFiles;
 use crate::config::Settings;
 use crate::identity::ShardId;
 use crate::instance::{Instance, Phase};
+use crate::limits;
 use crate::shard::driver::{Driver, Surroundings};
 use crate::shard::envelope::{Envelope, LinkState, Publication, UplinkCommand};
 use crate::shard::mesh::Mesh;
@@ -110,6 +112,7 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     let wakers = queues.wakers.clone();
     let cpus = usable_cpus();
 
+    let authorizer = start_authorization(&instance, &mut queues, started);
     let uplink = Uplink::start(&instance, &mut queues, started, &cpus)?;
     let mut address = SocketAddr::new(instance.settings.ws_host, instance.settings.ws_port);
     let mut threads = Vec::new();
@@ -117,7 +120,8 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     for (index, (outlets, inboxes)) in columns.enumerate() {
         let id = ShardId(index as u8);
         let port = uplink.as_ref().map(Uplink::port);
-        let shard = Shard::new(id, instance.clone(), verifier.clone(), Mesh::new(id, outlets), port);
+        let shard = Shard::new(id, instance.clone(), verifier.clone(), Mesh::new(id, outlets), port)
+            .asking(authorizer.clone());
         let around = Surroundings {
             instance: instance.clone(),
             started,
@@ -151,6 +155,18 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Starts the threads that ask the application who may join what, if there is one to ask; the way to them.
+fn start_authorization(instance: &Instance, queues: &mut Queues, started: Instant) -> Option<Sender<Question>> {
+    let (settings, cells) = instance.settings.authorization.as_ref().zip(instance.authorization.as_ref())?;
+    let mut shards = Vec::new();
+    for (waker, inboxes) in queues.wakers.iter().zip(&mut queues.inboxes) {
+        let (answers, inbox) = bounded(limits::AUTHORIZE_QUEUE);
+        shards.push((answers, waker.clone()));
+        inboxes.push(inbox);
+    }
+    Some(authorization::driver::start(settings, cells.clone(), shards, started))
 }
 
 /// The running uplink, and what shards need to reach it.

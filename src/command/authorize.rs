@@ -108,6 +108,14 @@ impl Identity {
         }
     }
 
+    /// Nothing is granted in `room` any more, until the application says so again.
+    pub fn revoke(&mut self, room: &RoomId) {
+        if let (true, Rooms::Granted(grants)) = (self.unclaimed, &mut self.rooms) {
+            let kept = std::mem::take(grants).into_iter();
+            *grants = kept.filter(|grant| *grant.pattern != *room.as_str()).collect();
+        }
+    }
+
     /// Takes over what the application has granted to `before`, the same user's identity until now.
     pub fn keep_grants(&mut self, before: &mut Self) {
         if self.is_asking() && before.is_asking() {
