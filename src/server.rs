@@ -158,7 +158,11 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Starts the threads that ask the application who may join what, if there is one to ask; the way to them.
-fn start_authorization(instance: &Instance, queues: &mut Queues, started: Instant) -> Option<Sender<Question>> {
+fn start_authorization(
+    instance: &Instance,
+    queues: &mut Queues,
+    started: Instant,
+) -> Option<Sender<Question>> {
     let (settings, cells) = instance.settings.authorization.as_ref().zip(instance.authorization.as_ref())?;
     let mut shards = Vec::new();
     for (waker, inboxes) in queues.wakers.iter().zip(&mut queues.inboxes) {

@@ -95,7 +95,12 @@ mod tests {
 
     #[test]
     fn what_could_mislead_is_refused() {
-        for lines in [&["tableforge, bearer.a, bearer.b"][..], &["bearer.a", "eyJ0.eyJ1.x"], &["table forge"], &["a\"b"]] {
+        for lines in [
+            &["tableforge, bearer.a, bearer.b"][..],
+            &["bearer.a", "eyJ0.eyJ1.x"],
+            &["table forge"],
+            &["a\"b"],
+        ] {
             assert_eq!(offer(lines), Err("400"), "{lines:?}");
         }
     }

@@ -17,8 +17,10 @@ pub(super) fn verdict(status: u16, body: &str) -> Option<Verdict> {
         403 => Some(Verdict::Forbidden),
         200 => {
             let answer: Value = serde_json::from_str(body).ok()?;
-            let names: Option<Vec<&str>> = answer.get("allow")?.as_array()?.iter().map(Value::as_str).collect();
-            let rights = names?.into_iter().filter_map(RoomRight::parse).fold(RoomRights::NONE, RoomRights::with);
+            let names: Option<Vec<&str>> =
+                answer.get("allow")?.as_array()?.iter().map(Value::as_str).collect();
+            let rights =
+                names?.into_iter().filter_map(RoomRight::parse).fold(RoomRights::NONE, RoomRights::with);
             Some(if rights.contains(RoomRight::Join) { Verdict::Allowed(rights) } else { Verdict::Forbidden })
         }
         _ => None,
@@ -34,7 +36,11 @@ mod tests {
         let join = RoomRights::NONE.with(RoomRight::Join);
         for (status, body, expected) in [
             (200, r#"{"allow":["join"]}"#, Some(Verdict::Allowed(join))),
-            (200, r#"{"allow":["join","fly","publish"]}"#, Some(Verdict::Allowed(join.with(RoomRight::Publish)))),
+            (
+                200,
+                r#"{"allow":["join","fly","publish"]}"#,
+                Some(Verdict::Allowed(join.with(RoomRight::Publish))),
+            ),
             (200, r#"{"allow":["publish"]}"#, Some(Verdict::Forbidden)),
             (200, r#"{"allow":[]}"#, Some(Verdict::Forbidden)),
             (403, "", Some(Verdict::Forbidden)),

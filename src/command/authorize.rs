@@ -230,7 +230,8 @@ impl TokenVerifier {
         if secret.is_none() && keys.public_key_file.is_none() && keys.jwks_file.is_none() {
             return None;
         }
-        let secret = secret.map(|secret| KeySet::of_secret(secret, keys.secret_algorithm)).unwrap_or_default();
+        let secret =
+            secret.map(|secret| KeySet::of_secret(secret, keys.secret_algorithm)).unwrap_or_default();
         Some(Self {
             keys: ArcSwap::from_pointee(secret.clone()),
             secret,
@@ -385,8 +386,10 @@ fn read_permissions(list: Option<Value>) -> Result<Permissions, TokenError> {
 
 /// `burst` may be left out: it is as many as go in two seconds then, as with the server's own defaults.
 fn read_rate(rate: &Value) -> Result<MessageRate, TokenError> {
-    const FORM: TokenError =
-        TokenError::Claim("rate", "an object with `perSecond` and perhaps `burst`, whole numbers from 1 to 65535");
+    const FORM: TokenError = TokenError::Claim(
+        "rate",
+        "an object with `perSecond` and perhaps `burst`, whole numbers from 1 to 65535",
+    );
     let number = |value: &Value| {
         value.as_u64().and_then(|n| u16::try_from(n).ok()).and_then(NonZeroU16::new).ok_or(FORM)
     };

@@ -94,7 +94,10 @@ impl KeyFile {
         let (setting, path) = (self.setting, self.path.display().to_string());
         let read = fs::metadata(&self.path).and_then(|found| {
             if found.size() > limits::KEY_FILE_BYTES {
-                return Err(std::io::Error::other(format!("it has more than {} bytes", limits::KEY_FILE_BYTES)));
+                return Err(std::io::Error::other(format!(
+                    "it has more than {} bytes",
+                    limits::KEY_FILE_BYTES
+                )));
             }
             fs::read_to_string(&self.path)
         });
@@ -139,7 +142,10 @@ impl KeyFiles {
     ///
     /// # Panics
     /// When no thread can be started.
-    pub fn watch(settings: &KeySettings, verifier: &Arc<TokenVerifier>) -> Result<Option<Self>, KeyFileError> {
+    pub fn watch(
+        settings: &KeySettings,
+        verifier: &Arc<TokenVerifier>,
+    ) -> Result<Option<Self>, KeyFileError> {
         let mut files = Vec::new();
         if let Some(path) = &settings.public_key_file {
             files.push(KeyFile::open("JWT_PUBLIC_KEY_FILE", path, KeySet::from_pem)?);

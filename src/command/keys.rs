@@ -37,7 +37,9 @@ pub enum KeyError {
     #[error("holds a private key; give the server the public one, such as `openssl pkey -pubout` writes")]
     Private,
     /// A kind of key that no accepted algorithm goes with.
-    #[error("holds a key of no accepted kind; allowed: RSA of 2048 to 4096 bits (RS256), P-256 (ES256), Ed25519 (EdDSA)")]
+    #[error(
+        "holds a key of no accepted kind; allowed: RSA of 2048 to 4096 bits (RS256), P-256 (ES256), Ed25519 (EdDSA)"
+    )]
     Kind,
     /// Not a JWK Set.
     #[error("is not a JSON Web Key Set: an object with a list `keys` (RFC 7517, section 5)")]

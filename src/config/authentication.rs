@@ -40,7 +40,14 @@ pub struct AuthorizationSettings {
 impl Default for AuthorizationSettings {
     fn default() -> Self {
         let zero = Duration::ZERO;
-        Self { url: String::new(), secret: None, timeout: zero, cache_ttl: zero, concurrency: 0, retry_pause: zero }
+        Self {
+            url: String::new(),
+            secret: None,
+            timeout: zero,
+            cache_ttl: zero,
+            concurrency: 0,
+            retry_pause: zero,
+        }
     }
 }
 
@@ -67,10 +74,12 @@ pub(super) fn check(settings: &Settings) -> Result<(), String> {
     let keys = &settings.keys;
     let no_key = settings.jwt_secret.is_none() && keys.public_key_file.is_none() && keys.jwks_file.is_none();
     if settings.auth_required && no_key {
-        return Err("JWT_SECRET is not set: set it to the secret (32 bytes or more) that tokens are signed with, or \
+        return Err(
+            "JWT_SECRET is not set: set it to the secret (32 bytes or more) that tokens are signed with, or \
                     JWT_PUBLIC_KEY_FILE or JWKS_FILE to the public keys, or set AUTH_REQUIRED=false to allow \
                     anonymous users"
-            .into());
+                .into(),
+        );
     }
     let named = SECRET_ALGORITHMS.iter().find(|(_, algorithm, _)| *algorithm == keys.secret_algorithm);
     if let (Some(secret), Some((name, _, bytes))) = (&settings.jwt_secret, named)
@@ -94,7 +103,15 @@ mod tests {
         for right in ["http://app", "http://app:8080", "http://127.0.0.1:1/allow?server=1"] {
             assert_eq!(endpoint(right).as_deref(), Some(right));
         }
-        for wrong in ["https://app", "app:8080", "http://", "http:///path", "http://a@b/", "http://a/ b", "http://a/#b"] {
+        for wrong in [
+            "https://app",
+            "app:8080",
+            "http://",
+            "http:///path",
+            "http://a@b/",
+            "http://a/ b",
+            "http://a/#b",
+        ] {
             assert_eq!(endpoint(wrong), None, "{wrong}");
         }
     }

@@ -45,7 +45,10 @@ impl Shard {
                 let in_use = |room: &str| {
                     let slice = directory.find(room);
                     members.iter().any(|membership| Some(membership.slice) == slice)
-                        || pending.iter().flat_map(|pending| &pending.joining).any(|other| other.room.as_str() == room)
+                        || pending
+                            .iter()
+                            .flat_map(|pending| &pending.joining)
+                            .any(|other| other.room.as_str() == room)
                 };
                 if let Some(identity) = &mut session.identity {
                     identity.grant(room, rights, in_use);
@@ -72,7 +75,9 @@ impl Shard {
         retry_after_ms: Option<u64>,
         now: Now,
     ) {
-        let Some(joining) = self.session_of(id).and_then(|session| session.take_joining(room)) else { return };
+        let Some(joining) = self.session_of(id).and_then(|session| session.take_joining(room)) else {
+            return;
+        };
         self.error(id.slot, code, message, joining.message_id.as_deref(), retry_after_ms);
         for text in joining.parked {
             if self.session_of(id).is_none_or(|session| session.phase != Phase::Open) {

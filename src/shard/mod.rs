@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use self::expiry::Expiries;
 use self::envelope::{LinkState, Publication, UplinkCommand};
+use self::expiry::Expiries;
 use self::mesh::Mesh;
 use self::outlet::Outlet;
 use self::session::{Phase, Session};

@@ -270,7 +270,7 @@ impl Shard {
         let socket = self.socket_id(id).text().as_str().into();
         let Some(session) = self.session_of(id) else { return };
         let Some(identity) = &session.identity else { return };
-        if !identity.may(RoomRight::Join, room.as_str()) {
+        if identity.is_asking() && !identity.may(RoomRight::Join, room.as_str()) {
             // The application has not said yes yet.
             return;
         }
