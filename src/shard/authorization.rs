@@ -36,9 +36,12 @@ impl Shard {
         let Some(joining) = self.session_of(id).and_then(|session| session.joining(room.as_str())) else {
             return;
         };
-        let wants_members = joining.want_members;
+        let (wants_members, wants_history) = (joining.want_members, joining.since.is_some());
         match verdict {
-            Verdict::Allowed(rights) if !wants_members || rights.contains(RoomRight::Members) => {
+            Verdict::Allowed(rights)
+                if (!wants_members || rights.contains(RoomRight::Members))
+                    && (!wants_history || rights.contains(RoomRight::History)) =>
+            {
                 let directory = &self.directory;
                 let Some(session) = self.sessions[id.slot as usize].as_mut() else { return };
                 let (members, pending) = (&session.rooms, &session.unsettled);
@@ -78,7 +81,11 @@ impl Shard {
         let Some(joining) = self.session_of(id).and_then(|session| session.take_joining(room)) else {
             return;
         };
-        self.error(id.slot, code, message, joining.message_id.as_deref(), retry_after_ms);
+        if joining.resume {
+            self.not_resumed_room(id, room, code, message);
+        } else {
+            self.error(id.slot, code, message, joining.message_id.as_deref(), retry_after_ms);
+        }
         for text in joining.parked {
             if self.session_of(id).is_none_or(|session| session.phase != Phase::Open) {
                 return;

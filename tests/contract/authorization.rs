@@ -205,6 +205,19 @@ fn an_answer_is_remembered_for_its_time() {
 }
 
 #[test]
+fn a_resume_asks_about_each_room() {
+    let application = Application::start(Mood::Decides);
+    let server = application.server(&[]);
+    let mut ann = Client::connect_as(&server, &token::of("ann"));
+    let rooms = json!([{"roomId": "open-1"}, {"roomId": "closed"}, {"roomId": "read-1"}]);
+    let resumed = ann.request(json!({"type": "resume", "rooms": rooms}));
+    assert_eq!(resumed["type"], "resumed", "{}", resumed.text);
+    assert!(resumed["failed"].to_string().contains("closed"), "{}", resumed.text);
+    assert!(!resumed["failed"].to_string().contains("open-1"), "{}", resumed.text);
+    assert_eq!(application.asked().len(), 3);
+}
+
+#[test]
 fn messages_behind_a_join_wait_for_the_verdict() {
     let application = Application::start(Mood::Decides);
     let server = application.server(&[]);
