@@ -143,13 +143,10 @@ impl KeySet {
             return Err(KeyError::Pem);
         }
         let pem = text.as_bytes();
-        let kinds: [(Algorithm, fn(&[u8]) -> _); 3] = [
-            (Algorithm::ES256, DecodingKey::from_ec_pem),
-            (Algorithm::EdDSA, DecodingKey::from_ed_pem),
-            (Algorithm::RS256, DecodingKey::from_rsa_pem),
-        ];
-        let found = kinds.into_iter().find_map(|(algorithm, read)| Some((algorithm, read(pem).ok()?)));
-        let (algorithm, key) = found.ok_or(KeyError::Kind)?;
+        let es256 = DecodingKey::from_ec_pem(pem).map(|key| (Algorithm::ES256, key));
+        let eddsa = DecodingKey::from_ed_pem(pem).map(|key| (Algorithm::EdDSA, key));
+        let rs256 = DecodingKey::from_rsa_pem(pem).map(|key| (Algorithm::RS256, key));
+        let (algorithm, key) = es256.or(eddsa).or(rs256).map_err(|_| KeyError::Kind)?;
         Key::public(None, algorithm, key).map(Self::of).ok_or(KeyError::Kind)
     }
 

@@ -108,7 +108,7 @@ fn entries_for_other_purposes_are_passed_over() {
         json!({"kty": "later", "kid": "x"}),
         json!(7),
     ] {
-        assert_eq!(set(&[unusable.clone()]).err(), Some(KeyError::NoKey), "{unusable}");
+        assert_eq!(set(std::slice::from_ref(&unusable)).err(), Some(KeyError::NoKey), "{unusable}");
         assert_eq!(set(&[unusable, entries()[2].clone()]).unwrap().len(), 1);
     }
 }
