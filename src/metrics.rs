@@ -66,6 +66,21 @@ pub struct UplinkCells {
     pub deliveries_dropped: Cell,
 }
 
+/// What the asking of the application counts. Several threads write, one at a time: under the lock of the cache.
+#[derive(Debug, Default)]
+pub struct AuthorizationCells {
+    /// Questions answered from the cache.
+    pub cached: Cell,
+    /// Questions sent to the application.
+    pub asked: Cell,
+    /// Questions that got no usable answer in time.
+    pub failures: Cell,
+    /// Questions refused unasked, because the breaker was open or they had waited too long.
+    pub refused: Cell,
+    /// 1 while the breaker is open.
+    pub breaker_open: Cell,
+}
+
 /// What a shard counts.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -179,6 +194,9 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
     if let Some(cells) = &instance.uplink {
         uplink_exposition(&mut text, cells);
     }
+    if let Some(cells) = &instance.authorization {
+        authorization_exposition(&mut text, cells);
+    }
     text.text
 }
 
@@ -204,6 +222,14 @@ fn uplink_exposition(text: &mut Exposition<'_>, cells: &UplinkCells) {
         "Events that a shard's queue could not take.",
         cells.deliveries_dropped.get(),
     );
+}
+
+fn authorization_exposition(text: &mut Exposition<'_>, cells: &AuthorizationCells) {
+    text.counter("authorize_cached_total", "Joins decided from the cache of answers.", cells.cached.get());
+    text.counter("authorize_asked_total", "Questions sent to AUTHORIZE_URL.", cells.asked.get());
+    text.counter("authorize_failures_total", "Questions without a usable answer.", cells.failures.get());
+    text.counter("authorize_refused_total", "Questions not sent while it failed.", cells.refused.get());
+    text.gauge("authorize_breaker_open", "Whether AUTHORIZE_URL is left alone.", cells.breaker_open.get());
 }
 
 struct Exposition<'a> {

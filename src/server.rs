@@ -9,10 +9,13 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::authorization::{self, Question};
 use crate::command::authorize::TokenVerifier;
+use crate::command::driver::KeyFiles;
 use crate::config::Settings;
 use crate::identity::ShardId;
 use crate::instance::{Instance, Phase};
+use crate::limits;
 use crate::shard::driver::{Driver, Surroundings};
 use crate::shard::envelope::{Envelope, LinkState, Publication, UplinkCommand};
 use crate::shard::mesh::Mesh;
@@ -99,6 +102,10 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     let mut boot = [0; 4];
     getrandom::fill(&mut boot).map_err(StartError::Random)?;
     let verifier = TokenVerifier::new(&settings).map(Arc::new);
+    let key_files = match &verifier {
+        Some(verifier) => KeyFiles::watch(&settings.keys, verifier)?,
+        None => None,
+    };
     let instance = Arc::new(Instance::new(settings, u32::from_ne_bytes(boot)));
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(StartError::Process)?;
     let shards = instance.settings.shards;
@@ -106,6 +113,7 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     let wakers = queues.wakers.clone();
     let cpus = usable_cpus();
 
+    let authorizer = start_authorization(&instance, &mut queues, started);
     let uplink = Uplink::start(&instance, &mut queues, started, &cpus)?;
     let mut address = SocketAddr::new(instance.settings.ws_host, instance.settings.ws_port);
     let mut threads = Vec::new();
@@ -113,7 +121,8 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     for (index, (outlets, inboxes)) in columns.enumerate() {
         let id = ShardId(index as u8);
         let port = uplink.as_ref().map(Uplink::port);
-        let shard = Shard::new(id, instance.clone(), verifier.clone(), Mesh::new(id, outlets), port);
+        let shard = Shard::new(id, instance.clone(), verifier.clone(), Mesh::new(id, outlets), port)
+            .asking(authorizer.clone());
         let around = Surroundings {
             instance: instance.clone(),
             started,
@@ -142,8 +151,27 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     if let Some(uplink) = uplink {
         uplink.handle.stop();
     }
+    if let Some(key_files) = key_files {
+        key_files.stop();
+    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Starts the threads that ask the application who may join what, if there is one to ask; the way to them.
+fn start_authorization(
+    instance: &Instance,
+    queues: &mut Queues,
+    started: Instant,
+) -> Option<Sender<Question>> {
+    let (settings, cells) = instance.settings.authorization.as_ref().zip(instance.authorization.as_ref())?;
+    let mut shards = Vec::new();
+    for (waker, inboxes) in queues.wakers.iter().zip(&mut queues.inboxes) {
+        let (answers, inbox) = bounded(limits::AUTHORIZE_QUEUE);
+        shards.push((answers, waker.clone()));
+        inboxes.push(inbox);
+    }
+    Some(authorization::driver::start(settings, cells.clone(), shards, started))
 }
 
 /// The running uplink, and what shards need to reach it.

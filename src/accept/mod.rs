@@ -2,4 +2,5 @@
 pub mod extension;
 pub mod http;
 pub mod request;
+pub mod subprotocol;
 pub mod upgrade;

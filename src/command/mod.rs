@@ -2,6 +2,8 @@
 pub mod authorize;
 pub mod decode;
 mod document;
+pub mod driver;
 pub mod event;
 mod json;
+pub mod keys;
 pub mod rejection;
