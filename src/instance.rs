@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use crate::config::Settings;
 use crate::identity::InstanceId;
 use crate::metrics::{ShardCells, UplinkCells};
+use crate::quota::Quotas;
 
 /// Where the process stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Instance {
     pub shards: Vec<Arc<ShardCells>>,
     /// What the uplink counts, if there is a cluster.
     pub uplink: Option<Arc<UplinkCells>>,
+    /// Limits that the shards keep together.
+    pub quotas: Quotas,
     phase: AtomicU8,
 }
 
@@ -42,6 +45,7 @@ impl Instance {
             id: settings.instance_id.clone(),
             boot,
             shards: (0..settings.shards).map(|_| Arc::default()).collect(),
+            quotas: Quotas::new(&settings.limits),
             uplink: settings.redis.is_some().then(Arc::default),
             settings,
             phase: AtomicU8::new(Phase::Starting as u8),
