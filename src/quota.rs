@@ -8,6 +8,7 @@
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use foldhash::quality::RandomState;
@@ -73,13 +74,15 @@ impl Bucket {
     }
 }
 
-/// Where something with a name stands in every table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place(u32);
+/// Where something with a name stands in every table. Small, because connections keep theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(NonZeroU32);
+
+const _: () = assert!(size_of::<Option<Place>>() == 4, "there is one per connection");
 
 impl Place {
     fn cells(self) -> [usize; 2] {
-        [(self.0 & 0xffff) as usize, (self.0 >> 16) as usize]
+        [(self.0.get() & 0xffff) as usize, (self.0.get() >> 16) as usize]
     }
 }
 
@@ -172,7 +175,7 @@ impl Quotas {
     }
 
     fn place(&self, name: impl std::hash::Hash) -> Place {
-        Place(self.seed.hash_one(name) as u32)
+        Place(NonZeroU32::new(self.seed.hash_one(name) as u32).unwrap_or(NonZeroU32::MIN))
     }
 
     /// Where the clients of `address` stand. All addresses of an IPv6 network of 64 bits are one client's
