@@ -25,6 +25,7 @@ pub mod logging;
 pub mod metrics;
 pub mod permission;
 pub mod preflight;
+pub mod quota;
 pub mod ring;
 pub mod room;
 pub mod send;

@@ -31,9 +31,6 @@ pub const REQUEST_HEADERS: usize = 64;
 /// Bytes of a request head: what common proxies pass on.
 pub const REQUEST_HEAD_BYTES: usize = 16 * 1024;
 
-/// Handshakes under way on one shard: as many as the listener's backlog, which one turn may accept.
-pub const HALF_OPEN_HANDSHAKES: usize = 4096;
-
 /// Bytes of a display name (a token's `name`): it is repeated in every presence message.
 pub const DISPLAY_NAME_BYTES: usize = 256;
 

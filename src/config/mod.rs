@@ -3,6 +3,8 @@
 mod authentication;
 pub mod catalog;
 mod history;
+mod input;
+mod quotas;
 mod redis;
 pub mod setting;
 pub mod sources;
@@ -14,6 +16,8 @@ use std::time::Duration;
 pub use self::authentication::{AuthorizationSettings, KeySettings};
 use self::catalog::settings;
 pub use self::history::{HistorySettings, RoomPattern};
+pub use self::input::InputSettings;
+pub use self::quotas::LimitSettings;
 pub use self::redis::RedisSettings;
 use self::setting::{Group, SettingError, Source};
 use self::sources::Given;
@@ -96,6 +100,10 @@ pub struct Settings {
     pub log_level: String,
     /// Form of a log line.
     pub log_format: LogFormat,
+    /// What a connection, a user, an address, a room and the cluster may use.
+    pub limits: LimitSettings,
+    /// What messages and names have to look like.
+    pub input: InputSettings,
     /// Which rooms have history.
     pub history: HistorySettings,
     /// Redis, if there is a cluster.
@@ -203,6 +211,8 @@ pub struct Draft {
     pub heartbeat_interval: Option<Duration>,
     /// CLEANUP_INTERVAL, if given.
     pub cleanup_interval: Option<Duration>,
+    /// MAX_CONNECTIONS_PER_ADDRESS, if given.
+    pub connections_per_address: Option<u32>,
 }
 
 impl Draft {
@@ -242,6 +252,8 @@ impl Draft {
             console: false,
             log_level: String::new(),
             log_format: LogFormat::Json,
+            limits: LimitSettings::none(),
+            input: InputSettings::default(),
             history: HistorySettings::none(),
             redis: None,
         };
@@ -260,13 +272,26 @@ impl Draft {
             cleanup_interval: zero,
             inactive_threshold: zero,
         };
-        let authorization = AuthorizationSettings::default();
-        Self { settings, redis, authorization, heartbeat_interval: None, cleanup_interval: None }
+        Self {
+            settings,
+            redis,
+            authorization: AuthorizationSettings::default(),
+            heartbeat_interval: None,
+            cleanup_interval: None,
+            connections_per_address: None,
+        }
     }
 
     /// Checks the values against each other.
     fn finish(self, mode: Mode) -> Result<Settings, SettingError> {
-        let Self { mut settings, mut redis, authorization, heartbeat_interval, cleanup_interval } = self;
+        let Self {
+            mut settings,
+            mut redis,
+            authorization,
+            heartbeat_interval,
+            cleanup_interval,
+            connections_per_address,
+        } = self;
         let wrong = |text: String| Err(SettingError::Together(text));
         if mode == Mode::Dev && !settings.ws_host.is_loopback() {
             return wrong(format!(
@@ -284,6 +309,9 @@ impl Draft {
                 2 * settings.max_message_bytes
             ));
         }
+        let limits = settings.limits.finish(mode, connections_per_address);
+        limits.map_err(|text| SettingError::Together(text.into()))?;
+        settings.input.load()?;
         if redis.username.is_some() && redis.password.is_none() {
             return wrong("REDIS_USERNAME is set without REDIS_PASSWORD: set both or neither".into());
         }

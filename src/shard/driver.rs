@@ -140,7 +140,14 @@ impl Driver {
 
     fn handle(&mut self, completion: Completion, now: Now) {
         match completion {
-            Completion::Accepted(key) => self.shard.handle_accepted(key, now),
+            Completion::Accepted(key) => {
+                self.shard.handle_accepted(key, now);
+                if self.shard.wants_peers()
+                    && let Some(peer) = self.ring.peer_address(key)
+                {
+                    self.shard.handle_peer(key, peer.ip());
+                }
+            }
             Completion::AcceptStopped(error) => {
                 if now.since_start_ms >= self.next_warning_ms {
                     self.next_warning_ms = now.since_start_ms + WARNING_INTERVAL_MS;

@@ -94,6 +94,12 @@ pub enum Envelope {
         connection: ConnectionId,
     },
 
+    /// The connection's user has as many others as may be: it is to be closed.
+    TooManyConnections {
+        /// The connection.
+        connection: ConnectionId,
+    },
+
     // ── to every shard with members of the room ───────────────────────────────────────────
     /// A room message, encoded once as a complete unmasked WebSocket frame.
     RoomFrame {

@@ -3,6 +3,7 @@
 //! [`Shard`] is sans-IO: it takes what happened (`handle_*`) and the time, and leaves what is to be
 //! done in its outboxes, its mesh and its list of [`Action`]s. The driver joins it to a ring.
 
+mod admission;
 mod authorization;
 mod connection;
 pub mod driver;

@@ -1,5 +1,6 @@
 //! What clients ask for: each message is checked, carried out or refused, and answered.
 
+use super::admission::over_the_rate;
 use super::envelope::{Asker, Envelope, Join, LinkState, Member, Publication, Target};
 use super::session::Joining;
 use super::sweep::{Asked, Question};
@@ -19,9 +20,6 @@ use crate::room::history::Position;
 
 /// Messages in a row that were not valid, after which the client is taken for a broken one.
 const INVALID_MESSAGES: u8 = 10;
-
-/// Messages in a row over the rate limit, after which the client is closed.
-const LIMITED_MESSAGES: u16 = 1000;
 
 /// A request that fails: the code and the words of the error reply.
 pub(super) struct Refused(pub(super) ErrorCode, pub(super) &'static str, pub(super) Option<u64>);
@@ -67,10 +65,7 @@ impl Shard {
         let (rate, burst) =
             claimed.map_or((rate, burst), |own| (own.per_second.get().into(), own.burst.get().into()));
         let wait = session.allowance.take(rate, burst, now).err();
-        session.limited = if wait.is_some() { session.limited + 1 } else { 0 };
-        if session.limited >= LIMITED_MESSAGES {
-            return self.close(slot, CloseCode::SentTooMuch, "the rate limit was ignored for long", now);
-        }
+        let wait = wait.or_else(|| self.meter_message(slot, text.len(), now).err());
         self.handle_message(slot, text, wait, now);
     }
 
@@ -95,17 +90,25 @@ impl Shard {
     }
 
     fn handle_request(&mut self, slot: u32, request: &Request<'_>, wait: Option<u64>, text: &str, now: Now) {
+        if wait.is_none()
+            && let Some(rejection) = self.broken_rule(slot, request)
+        {
+            return self.reject(slot, &rejection, now);
+        }
         let Some(session) = self.session(slot) else { return };
         session.invalid = 0;
         let id = session.id;
         let message_id = request.message_id;
         let outcome = match wait {
-            Some(ms) => {
-                self.cells.limited.add(1);
-                Err(Refused(ErrorCode::RateLimited, "too many messages: slow down", Some(ms)))
-            }
-            None => self.carry_out(id, request, now),
+            Some(ms) => Err(over_the_rate(ms)),
+            None => self
+                .meter_publication(id, &request.command, now)
+                .and_then(|()| self.carry_out(id, request, now)),
         };
+        let over = matches!(&outcome, Err(Refused(ErrorCode::RateLimited, ..)));
+        if self.is_hopelessly_over(slot, over, now) {
+            return;
+        }
         match outcome {
             Ok(Outcome::Done | Outcome::Later) => {}
             Ok(Outcome::Park(room)) => self.park(slot, &room, message_id, text),
@@ -180,7 +183,7 @@ impl Shard {
             );
         };
         let identity = match verifier.verify(token, now.unix_ms / 1000) {
-            Ok(identity) => identity,
+            Ok(identity) => self.presentable(identity),
             Err(error) => {
                 self.error(id.slot, ErrorCode::Unauthenticated, &error.to_string(), message_id, None);
                 self.close(id.slot, CloseCode::TokenRefused, "the token was refused", now);
@@ -256,6 +259,8 @@ impl Shard {
         if congested {
             return Err(BUSY);
         }
+        self.meter_join(id, now)?;
+        let Some(session) = self.session_of(id) else { return Ok(Outcome::Done) };
         session.unsettled().joining.push(Joining {
             room: room.clone(),
             message_id: message_id.map(Into::into),
@@ -294,7 +299,11 @@ impl Shard {
     }
 
     /// Where the connection stands in the room, or why it is not there.
-    fn place(&mut self, id: ConnectionId, room: &str) -> Result<Result<Membership, RoomId>, Refused> {
+    pub(super) fn place(
+        &mut self,
+        id: ConnectionId,
+        room: &str,
+    ) -> Result<Result<Membership, RoomId>, Refused> {
         let slice = self.directory.find(room);
         let Some(session) = self.session_of(id) else { return Err(NOT_IN_ROOM) };
         if let Some(joining) = session.joining(room) {

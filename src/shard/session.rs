@@ -1,5 +1,7 @@
 //! One connection's state, small enough to have a hundred thousand of them.
 
+use std::net::IpAddr;
+
 use smallvec::SmallVec;
 
 use super::Now;
@@ -7,6 +9,7 @@ use super::resume::Resuming;
 use crate::codec::message::Decoder;
 use crate::command::authorize::Identity;
 use crate::identity::{ConnectionId, RoomId};
+use crate::quota::Place;
 use crate::room::directory::{Membership, Moved};
 use crate::room::history::Position;
 
@@ -68,6 +71,10 @@ pub(super) struct Unsettled {
     /// The request head so far; after the upgrade, frames that came before the first message went out.
     pub(super) early: Vec<u8>,
     pub(super) joining: Vec<Joining>,
+    /// Who the peer is, where addresses matter: the client, or the last of its proxies.
+    pub(super) peer: Option<IpAddr>,
+    /// Whether a header of the PROXY protocol is still to come.
+    pub(super) prefaced: bool,
     /// A `resume` whose rooms are not all joined yet.
     pub(super) resuming: Option<Box<Resuming>>,
     /// The `authenticate` message that waits for the user to be attached.
@@ -100,6 +107,10 @@ pub(super) struct Session {
     /// When anything was last heard, in ms.
     pub(super) heard_at: u32,
     pub(super) allowance: Allowance,
+    /// The client's address among the instance's quotas, if that is counted.
+    pub(super) address: Option<Place>,
+    /// What else is metered, once there is something.
+    pub(super) meter: Option<Box<Meter>>,
     pub(super) decoder: Decoder,
     pub(super) identity: Option<Box<Identity>>,
     pub(super) rooms: SmallVec<[Membership; 2]>,
@@ -122,6 +133,8 @@ impl Session {
             since: now.ms(),
             heard_at: now.ms(),
             allowance: Allowance::full(burst, now),
+            address: None,
+            meter: None,
             decoder: Decoder::default(),
             identity: None,
             rooms: SmallVec::new(),
@@ -171,6 +184,13 @@ impl Session {
             *membership = moved.to;
         }
     }
+}
+
+/// What a connection has sent and joined, as [`crate::quota::Rate::take`] keeps it; only where there are limits for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Meter {
+    pub(super) bytes: u64,
+    pub(super) joins: u64,
 }
 
 /// How many messages a connection may send now: a token bucket (rate per second, burst).

@@ -49,6 +49,7 @@ impl Shard {
                 self.authorized(&room, connection, verdict, now);
             }
             Envelope::Attached { connection } => self.attached(connection, now),
+            Envelope::TooManyConnections { connection } => self.close_excess(connection, now),
             Envelope::RoomFrame { room, sender, frame } => self.deliver_to_room(&room, sender, &frame),
             Envelope::Presence(presence) => self.deliver_presence(&presence),
             Envelope::RoomResync { room, reason, position } => {
@@ -134,6 +135,9 @@ impl Shard {
 
     fn home_attach(&mut self, connection: ConnectionId, user: &UserId) {
         self.user_homes.attach(user, connection.shard);
+        if self.refuses_another(connection, user) {
+            return;
+        }
         let linked = self.is_linked();
         match &mut self.uplink {
             Some(uplink) if linked => {

@@ -64,6 +64,9 @@ pub(super) struct Drain {
 impl Shard {
     /// A tick has passed.
     pub fn handle_tick(&mut self, now: Now) {
+        if !self.instance.is_degraded() {
+            self.instance.quotas.share_among(self.instance.instances());
+        }
         let count = self.sessions.len().div_ceil(TICKS_PER_SWEEP);
         let end = (self.sweep_from + count).min(self.sessions.len());
         for slot in self.sweep_from..end {

@@ -2,8 +2,10 @@
 
 mod authentication;
 mod history;
+mod input;
 mod limits;
 mod logging;
+mod quotas;
 mod redis;
 mod server;
 mod unsupported;
@@ -16,10 +18,12 @@ use super::setting::Unit::{Bytes, Count, Milliseconds};
 use super::setting::{Kind, Setting, WrongForm};
 
 /// The settings by subject, in the order in which they are listed.
-static SUBJECTS: [&[Setting]; 7] = [
+static SUBJECTS: [&[Setting]; 9] = [
     server::SETTINGS,
     authentication::SETTINGS,
     limits::SETTINGS,
+    quotas::SETTINGS,
+    input::SETTINGS,
     history::SETTINGS,
     redis::SETTINGS,
     logging::SETTINGS,
