@@ -31,6 +31,10 @@ pub const REQUEST_HEADERS: usize = 64;
 /// Bytes of a request head: what common proxies pass on.
 pub const REQUEST_HEAD_BYTES: usize = 16 * 1024;
 
+/// Bytes of a TLS record or handshake message that is not complete: the largest ClientHello that is read has
+/// 64 KiB, and comes in records with headers.
+pub const TLS_INCOMPLETE_BYTES: usize = 72 * 1024;
+
 /// Handshakes under way on one shard: as many as the listener's backlog, which one turn may accept.
 pub const HALF_OPEN_HANDSHAKES: usize = 4096;
 

@@ -5,9 +5,11 @@ mod history;
 mod redis;
 pub mod setting;
 pub mod sources;
+mod tls;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use self::catalog::settings;
@@ -15,6 +17,7 @@ pub use self::history::{HistorySettings, RoomPattern};
 pub use self::redis::RedisSettings;
 use self::setting::{Group, SettingError, Source};
 use self::sources::Given;
+pub use self::tls::TlsSettings;
 use crate::identity::InstanceId;
 use crate::limits;
 use crate::permission::RoomRights;
@@ -92,6 +95,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Which rooms have history.
     pub history: HistorySettings,
+    /// The certificate for clients; without it the server speaks plaintext.
+    pub tls: Option<TlsSettings>,
     /// Redis, if there is a cluster.
     pub redis: Option<RedisSettings>,
 }
@@ -191,6 +196,10 @@ pub struct Draft {
     pub settings: Settings,
     /// What will become its `redis`; no cluster while `host` is empty.
     pub redis: RedisSettings,
+    /// TLS_CERT_FILE, if given.
+    pub tls_cert_file: Option<PathBuf>,
+    /// TLS_KEY_FILE, if given.
+    pub tls_key_file: Option<PathBuf>,
     /// HEARTBEAT_INTERVAL, if given.
     pub heartbeat_interval: Option<Duration>,
     /// CLEANUP_INTERVAL, if given.
@@ -233,6 +242,7 @@ impl Draft {
             log_level: String::new(),
             log_format: LogFormat::Json,
             history: HistorySettings::none(),
+            tls: None,
             redis: None,
         };
         let redis = RedisSettings {
@@ -241,6 +251,10 @@ impl Draft {
             username: None,
             password: None,
             db: 0,
+            tls: false,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
             prefix: String::new(),
             timeout: zero,
             batch_age: zero,
@@ -250,12 +264,28 @@ impl Draft {
             cleanup_interval: zero,
             inactive_threshold: zero,
         };
-        Self { settings, redis, heartbeat_interval: None, cleanup_interval: None }
+        Self {
+            settings,
+            redis,
+            tls_cert_file: None,
+            tls_key_file: None,
+            heartbeat_interval: None,
+            cleanup_interval: None,
+        }
     }
 
     /// Checks the values against each other.
     fn finish(self, mode: Mode) -> Result<Settings, SettingError> {
-        let Self { mut settings, mut redis, heartbeat_interval, cleanup_interval } = self;
+        let Self { mut settings, mut redis, heartbeat_interval, cleanup_interval, .. } = self;
+        settings.tls = match (self.tls_cert_file, self.tls_key_file) {
+            (Some(cert_file), Some(key_file)) => Some(TlsSettings { cert_file, key_file }),
+            (None, None) => None,
+            _ => {
+                let text = "TLS_CERT_FILE and TLS_KEY_FILE go together: set both or neither";
+                return Err(SettingError::Together(text.into()));
+            }
+        };
+        redis.check_tls()?;
         let wrong = |text: String| Err(SettingError::Together(text));
         if mode == Mode::Dev && !settings.ws_host.is_loopback() {
             return wrong(format!(

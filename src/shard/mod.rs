@@ -10,6 +10,7 @@ pub mod home;
 pub mod mesh;
 pub mod outlet;
 mod requests;
+mod secure;
 mod session;
 mod step;
 mod sweep;
@@ -22,6 +23,7 @@ use crossbeam_channel::Sender;
 use self::envelope::{LinkState, Publication, UplinkCommand};
 use self::mesh::Mesh;
 use self::outlet::Outlet;
+use self::secure::TlsStreams;
 use self::session::{Phase, Session};
 use self::sweep::{Asked, Drain};
 use crate::codec::deflate::{Deflater, Inflater};
@@ -86,6 +88,7 @@ pub struct Shard {
     verifier: Option<Arc<TokenVerifier>>,
     sessions: Vec<Option<Session>>,
     outboxes: Outboxes,
+    tls: TlsStreams,
     directory: Directory,
     homes: Homes,
     users: ShardUsers,
@@ -117,6 +120,7 @@ impl Shard {
             id,
             cells: instance.shards[id.index()].clone(),
             outboxes: Outboxes::new(instance.settings.outbox_bytes),
+            tls: TlsStreams::default(),
             instance,
             verifier,
             sessions: Vec::new(),

@@ -16,10 +16,6 @@ pub static SETTINGS: &[Setting] = &[
     not_supported("TRUSTED_PROXIES", "Proxies whose word on the address of a client is believed.", &[]),
     not_supported("MAX_CONNECTIONS_PER_USER", "Connections of one user.", &["0"]),
     not_supported("MAX_CONNECTIONS_PER_ADDRESS", "Connections from one address.", &["0"]),
-    not_supported("TLS_CERT_FILE", "Certificate for TLS.", &[]),
-    not_supported("TLS_KEY_FILE", "Private key for TLS.", &[]),
-    not_supported("REDIS_TLS", "TLS on the link to Redis.", &["false", "off"]),
-    not_supported("REDIS_CA_FILE", "Certificates that the one of Redis is checked against.", &[]),
 ];
 
 const fn not_supported(
