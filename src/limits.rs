@@ -9,10 +9,6 @@ pub const USER_ID_BYTES: usize = 256;
 /// Fragments of one client message: what no client needs, and few enough that empty ones cost nothing.
 pub const MESSAGE_FRAGMENTS: u32 = 1024;
 
-/// Bytes of payload from which a message to many is compressed for those who take it so: below, it saves
-/// no packet and costs more than it saves.
-pub const COMPRESS_FROM_BYTES: usize = 512;
-
 /// Bytes of a `messageId`: a UUID and a prefix; it is kept for as long as the message can be repeated.
 pub const MESSAGE_ID_BYTES: usize = 64;
 

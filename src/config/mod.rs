@@ -70,6 +70,8 @@ pub struct Settings {
     pub pong_timeout: Duration,
     /// Whether messages are compressed for clients that offer it.
     pub compression: bool,
+    /// Bytes of payload from which a message is compressed.
+    pub compression_threshold: usize,
     /// Longest time that draining takes.
     pub drain_timeout: Duration,
     /// Whether clients must authenticate.
@@ -230,6 +232,7 @@ impl Draft {
             ping_interval: zero,
             pong_timeout: zero,
             compression: false,
+            compression_threshold: 0,
             drain_timeout: zero,
             auth_required: true,
             jwt_secret: None,

@@ -119,6 +119,7 @@ impl Shard {
         Self {
             id,
             cells: instance.shards[id.index()].clone(),
+            deflater: Deflater::new(instance.settings.compression_threshold),
             outboxes: Outboxes::new(instance.settings.outbox_bytes),
             tls: TlsStreams::default(),
             instance,
@@ -131,7 +132,6 @@ impl Shard {
             mesh,
             uplink,
             scratch: Scratch::default(),
-            deflater: Deflater::default(),
             inflater: Inflater::default(),
             actions: Vec::new(),
             asked: Vec::new(),
