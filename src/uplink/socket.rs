@@ -50,7 +50,13 @@ impl Connector {
         let Some((config, name)) = &self.tls else { return Ok(Socket { stream, tls: None }) };
         let mut connection = ClientConnection::new(config.clone(), name.clone()).map_err(io::Error::other)?;
         while connection.is_handshaking() {
-            connection.complete_io(&mut stream)?;
+            connection.complete_io(&mut stream).map_err(|error| match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                    let what = "no answer to the TLS handshake: does Redis speak TLS on REDIS_PORT?";
+                    io::Error::new(ErrorKind::TimedOut, what)
+                }
+                _ => error,
+            })?;
         }
         let tls = Tls { connection, received: vec![0; READ_BYTES], next: 0, end: 0 };
         Ok(Socket { stream, tls: Some(Box::new(tls)) })
