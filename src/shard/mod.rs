@@ -6,10 +6,12 @@
 mod connection;
 pub mod driver;
 pub mod envelope;
+mod history;
 pub mod home;
 pub mod mesh;
 pub mod outlet;
 mod requests;
+mod resume;
 mod secure;
 mod session;
 mod step;
@@ -34,6 +36,7 @@ use crate::identity::{ConnectionId, ShardId, SocketId};
 use crate::instance::Instance;
 use crate::metrics::ShardCells;
 use crate::ring::Key;
+use crate::room::archive::Archive;
 use crate::room::directory::Directory;
 use crate::room::presence::Homes;
 use crate::room::users::{ShardUsers, UserHomes};
@@ -91,6 +94,7 @@ pub struct Shard {
     tls: TlsStreams,
     directory: Directory,
     homes: Homes,
+    archive: Archive,
     users: ShardUsers,
     user_homes: UserHomes,
     mesh: Mesh,
@@ -116,8 +120,14 @@ impl Shard {
         mesh: Mesh,
         uplink: Option<UplinkPort>,
     ) -> Self {
+        let archive = Archive::new(
+            instance.settings.history.bounds(),
+            instance.settings.history.memory / instance.settings.shards,
+            (u64::from(instance.boot) << 32) ^ (u64::from(id.0) << 24),
+        );
         Self {
             id,
+            archive,
             cells: instance.shards[id.index()].clone(),
             deflater: Deflater::new(instance.settings.compression_threshold),
             outboxes: Outboxes::new(instance.settings.outbox_bytes),
