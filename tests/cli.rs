@@ -128,12 +128,13 @@ fn a_short_secret_is_refused_with_the_reason_and_not_shown() {
 #[test]
 fn a_setting_that_is_not_implemented_is_refused_unless_it_asks_for_nothing() {
     for (name, value) in
-        [("TLS_CERT_FILE", "/etc/cert.pem"), ("REDIS_CA_FILE", "ca.pem"), ("MAX_CONNECTIONS_PER_USER", "20")]
+        [("API_KEY", "sesame"), ("JWKS_FILE", "keys.json"), ("MAX_CONNECTIONS_PER_USER", "20")]
     {
         let text = refusal(&run(&["serve"], &[("JWT_SECRET", SECRET), (name, value)]), 2);
         assert!(text.contains(name) && text.contains("not supported by this version"), "{text}");
     }
-    let harmless = [("JWT_SECRET", SECRET), ("MAX_CONNECTIONS_PER_USER", "0"), ("REDIS_TLS", "off")];
+    let harmless =
+        [("JWT_SECRET", SECRET), ("MAX_CONNECTIONS_PER_USER", "0"), ("MAX_CONNECTIONS_PER_ADDRESS", "0")];
     refusal(&run(&[&["serve"][..], &NOWHERE].concat(), &harmless), 1);
 }
 

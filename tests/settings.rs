@@ -88,6 +88,10 @@ fn values_that_contradict_each_other_are_refused() {
         (&[("INACTIVE_THRESHOLD", "3000"), ("CLEANUP_INTERVAL", "3001")], "at most 3000"),
         (&[("MAX_MESSAGE_BYTES", "1048576")], "2097152 or more"),
         (&[("REDIS_USERNAME", "tables")], "REDIS_PASSWORD"),
+        (&[("TLS_CERT_FILE", "cert.pem")], "set both or neither"),
+        (&[("TLS_KEY_FILE", "key.pem")], "set both or neither"),
+        (&[("REDIS_CA_FILE", "ca.pem")], "REDIS_TLS"),
+        (&[("REDIS_TLS", "true"), ("REDIS_KEY_FILE", "key.pem")], "set both or neither"),
     ] {
         let text = refusal(values);
         assert!(text.contains(word), "{text}");
