@@ -9,7 +9,12 @@ const WebSocket = require(path.join(process.cwd(), "node_modules", "ws"));
 const [url, offer, extension, ca] = process.argv.slice(2);
 const options = { perMessageDeflate: offer === "offer", ...(ca && { ca: fs.readFileSync(ca) }) };
 // Shorter than what is compressed, longer, and longer than a TLS record.
-const sizes = [1, 400, 5_000, 50_000];
+const sizes = [1, 400, 5_000, 30_000];
+
+function onEarlyClose(code, reason) {
+  console.error(`closed with ${code} ${reason}`);
+  process.exit(1);
+}
 
 async function connect() {
   const socket = new WebSocket(url, options);
@@ -26,6 +31,7 @@ async function connect() {
     return place >= 0 ? came.splice(place, 1)[0] : new Promise((resolve) => waiting.push({ wanted, resolve }));
   };
   const send = (message) => socket.send(JSON.stringify(message));
+  socket.on("close", onEarlyClose);
   await new Promise((resolve, reject) => socket.on("open", resolve).on("error", reject));
   assert.strictEqual(socket.extensions, extension === "none" ? "" : extension);
   await expect((event) => event.type === "connection_established");
@@ -44,6 +50,7 @@ async function main() {
       assert.strictEqual(heard.data, data);
     }
   }
+  [ann, bob].forEach(({ socket }) => socket.off("close", onEarlyClose));
   ann.socket.ping();
   await new Promise((resolve) => ann.socket.on("pong", resolve));
   ann.socket.close(1000, "bye");
