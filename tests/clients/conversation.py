@@ -40,7 +40,8 @@ async def main():
     for speaker, listener in [(ann, bob), (bob, ann)]:
         for size in SIZES:
             data = "ünï " * (size // 4 + 1)
-            await speaker.send(json.dumps({"type": "room_message", "roomId": "table", "data": data}))
+            message = {"type": "room_message", "roomId": "table", "data": data}
+            await speaker.send(json.dumps(message, ensure_ascii=False))
             assert (await expect(listener, "room_message"))["data"] == data
     await (await ann.ping())
     await ann.close(1000, "bye")
@@ -49,4 +50,4 @@ async def main():
     print("done")
 
 
-asyncio.run(asyncio.wait_for(main(), 20))
+asyncio.run(asyncio.wait_for(main(), 15))
