@@ -4,6 +4,7 @@
 //! The libraries are installed by `tests/clients/install` when the first test needs them.
 
 #[path = "../tls/authority.rs"]
+#[allow(dead_code, reason = "these clients read the authority from its file")]
 mod authority;
 #[path = "../contract/harness/mod.rs"]
 #[macro_use]
