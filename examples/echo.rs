@@ -34,6 +34,9 @@ const LIMITS: MessageLimits = MessageLimits { message_bytes: 16 << 20, fragments
 /// Bytes that may wait for one client: some of the largest messages.
 const OUTBOX_BYTES: usize = 4 * LIMITS.message_bytes;
 
+/// Bytes from which an answer is compressed, as the server does by default.
+const COMPRESS_FROM: usize = 512;
+
 /// Few but large receive buffers, 4 MiB together: the connections are few, their messages large.
 const RING: RingSettings =
     RingSettings { submissions: 256, completions: 1024, buffers: 128, buffer_bytes: 32 * 1024 };
@@ -187,7 +190,7 @@ impl Clients {
             phases: Vec::new(),
             outboxes: Outboxes::new(OUTBOX_BYTES),
             compression,
-            deflater: Deflater::default(),
+            deflater: Deflater::new(COMPRESS_FROM),
             inflater: Inflater::default(),
         }
     }

@@ -9,10 +9,6 @@ pub const USER_ID_BYTES: usize = 256;
 /// Fragments of one client message: what no client needs, and few enough that empty ones cost nothing.
 pub const MESSAGE_FRAGMENTS: u32 = 1024;
 
-/// Bytes of payload from which a message to many is compressed for those who take it so: below, it saves
-/// no packet and costs more than it saves.
-pub const COMPRESS_FROM_BYTES: usize = 512;
-
 /// Bytes of a `messageId`: a UUID and a prefix; it is kept for as long as the message can be repeated.
 pub const MESSAGE_ID_BYTES: usize = 64;
 
@@ -31,6 +27,9 @@ pub const REQUEST_HEADERS: usize = 64;
 /// Bytes of a request head: what common proxies pass on.
 pub const REQUEST_HEAD_BYTES: usize = 16 * 1024;
 
+/// Bytes of a TLS record or handshake message that is not complete: the largest ClientHello that is read has
+/// 64 KiB, and comes in records with headers.
+pub const TLS_INCOMPLETE_BYTES: usize = 72 * 1024;
 /// Bytes of a display name (a token's `name`): it is repeated in every presence message.
 pub const DISPLAY_NAME_BYTES: usize = 256;
 

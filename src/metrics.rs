@@ -119,6 +119,10 @@ pub struct ShardCells {
     pub limited: Cell,
     /// Connections refused because there were too many: of their user, from their address, or at once.
     pub refused_connections: Cell,
+    /// TLS handshakes completed.
+    pub tls_handshakes: Cell,
+    /// Connections whose TLS failed, mostly in the handshake.
+    pub tls_failures: Cell,
     /// Panics contained to one connection.
     pub panics: Cell,
     /// When the shard's last turn began, in ms since the process started.
@@ -193,6 +197,12 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
         "mesh_dropped_total",
         "Room frames dropped between shards; members were told to resync.",
         sum(|cells| &cells.mesh_dropped),
+    );
+    text.counter("tls_handshakes_total", "TLS handshakes completed.", sum(|cells| &cells.tls_handshakes));
+    text.counter(
+        "tls_failures_total",
+        "Connections whose TLS failed, mostly in the handshake.",
+        sum(|cells| &cells.tls_failures),
     );
     text.counter("panics_total", "Panics contained to one connection.", sum(|cells| &cells.panics));
     text.gauge("instances", "Instances of the cluster, this one included.", instance.instances());

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::authorization::{self, Question};
+use crate::accept::certificate::TlsAcceptor;
 use crate::command::authorize::TokenVerifier;
 use crate::command::driver::KeyFiles;
 use crate::config::Settings;
@@ -106,8 +107,9 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
         Some(verifier) => KeyFiles::watch(&settings.keys, verifier)?,
         None => None,
     };
+    let tls = settings.tls.clone().map(TlsAcceptor::new).transpose()?.map(Arc::new);
     let instance = Arc::new(Instance::new(settings, u32::from_ne_bytes(boot)));
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(StartError::Process)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(StartError::Process)?;
     let shards = instance.settings.shards;
     let mut queues = mesh_queues(shards).map_err(StartError::Process)?;
     let wakers = queues.wakers.clone();
@@ -122,7 +124,8 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
         let id = ShardId(index as u8);
         let port = uplink.as_ref().map(Uplink::port);
         let shard = Shard::new(id, instance.clone(), verifier.clone(), Mesh::new(id, outlets), port)
-            .asking(authorizer.clone());
+            .asking(authorizer.clone())
+            .with_tls(tls.clone());
         let around = Surroundings {
             instance: instance.clone(),
             started,
@@ -137,7 +140,7 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     instance.enter(Phase::Serving);
     announce(&instance, address);
 
-    let signal = signals.forever().next();
+    let signal = await_stop(&mut signals, tls.as_deref());
     tracing::info!(signal, "draining: no new connections, clients are asked to come back elsewhere");
     instance.enter(Phase::Draining);
     for waker in &wakers {
@@ -172,6 +175,21 @@ fn start_authorization(
         inboxes.push(inbox);
     }
     Some(authorization::driver::start(settings, cells.clone(), shards, started))
+}
+
+/// Waits for the signal to stop; SIGHUP has the certificate read again.
+fn await_stop(signals: &mut Signals, tls: Option<&TlsAcceptor>) -> Option<i32> {
+    for signal in signals.forever() {
+        match (signal, tls) {
+            (SIGHUP, None) => tracing::info!("SIGHUP: there is no certificate to read again"),
+            (SIGHUP, Some(tls)) => match tls.reload() {
+                Ok(()) => tracing::info!("the certificate was read again: new connections get it"),
+                Err(error) => tracing::error!(%error, "the certificate from before stays"),
+            },
+            _ => return Some(signal),
+        }
+    }
+    None
 }
 
 /// The running uplink, and what shards need to reach it.
@@ -288,15 +306,16 @@ fn usable_cpus() -> Vec<usize> {
 }
 
 fn announce(instance: &Instance, address: SocketAddr) {
+    let (ws, http) = if instance.settings.tls.is_some() { ("wss", "https") } else { ("ws", "http") };
     tracing::info!(%address, shards = instance.settings.shards, instance = %instance.id, "serving");
     if instance.settings.console {
         println!(
-            "TableForge is running. Open http://{address}/ in two tabs, or connect to ws://{address}/ws"
+            "TableForge is running. Open {http}://{address}/ in two tabs, or connect to {ws}://{address}/ws"
         );
         println!(
-            "Try it: cargo run --release -p loadtest -- rooms --connections 1000 --room-size 50 --rate 200 --url ws://{address}/ws"
+            "Try it: cargo run --release -p loadtest -- rooms --connections 1000 --room-size 50 --rate 200 --url {ws}://{address}/ws"
         );
     } else {
-        println!("TableForge serves ws://{address}/ws");
+        println!("TableForge serves {ws}://{address}/ws");
     }
 }

@@ -101,6 +101,10 @@ fn values_that_contradict_each_other_are_refused() {
         (&[("MAX_MESSAGE_BYTES", "1048576")], "2097152 or more"),
         (&[("REDIS_USERNAME", "tables")], "REDIS_PASSWORD"),
         (&[("PROXY_PROTOCOL", "true")], "TRUSTED_PROXIES"),
+        (&[("TLS_CERT_FILE", "cert.pem")], "set both or neither"),
+        (&[("TLS_KEY_FILE", "key.pem")], "set both or neither"),
+        (&[("REDIS_CA_FILE", "ca.pem")], "REDIS_TLS"),
+        (&[("REDIS_TLS", "true"), ("REDIS_KEY_FILE", "key.pem")], "set both or neither"),
     ] {
         let text = refusal(values);
         assert!(text.contains(word), "{text}");

@@ -1,8 +1,10 @@
 //! A socket becomes a WebSocket, or gets an HTTP answer.
 pub mod address;
+pub mod certificate;
 pub mod extension;
 pub mod http;
 pub mod proxy;
 pub mod request;
 pub mod subprotocol;
+pub mod tls;
 pub mod upgrade;

@@ -25,16 +25,27 @@ pub(super) const fn longest_compressed(bytes: usize) -> usize {
 }
 
 /// Compresses payloads. It takes no memory before the first one, then 300 KiB or so.
-#[derive(Default)]
 pub struct Deflater {
+    /// Bytes from which a payload is compressed.
+    from: usize,
     stream: Option<Compress>,
     output: Vec<u8>,
 }
 
 impl Deflater {
+    /// A compressor for payloads of `from` bytes and more.
+    pub fn new(from: usize) -> Self {
+        Self { from, stream: None, output: Vec::new() }
+    }
+
+    /// Whether a payload of so many bytes is to be compressed.
+    pub(super) fn takes(&self, bytes: usize) -> bool {
+        bytes >= self.from
+    }
+
     /// The payload as it is sent compressed; `None` if that would not be shorter.
     pub(super) fn deflate(&mut self, payload: &[u8]) -> Option<&[u8]> {
-        let Self { stream, output } = self;
+        let Self { stream, output, .. } = self;
         let stream = stream.get_or_insert_with(|| Compress::new(Compression::default(), false));
         stream.reset();
         output.clear();
@@ -146,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_message_that_breaks_off_is_refused() {
-        let payload = Deflater::default().deflate(&b"all of it ".repeat(50)).expect("it repeats").to_vec();
+        let payload = Deflater::new(0).deflate(&b"all of it ".repeat(50)).expect("it repeats").to_vec();
         assert_eq!(inflated(&payload), Ok(b"all of it ".repeat(50)));
         for end in 0..payload.len() {
             assert_eq!(inflated(&payload[..end]), Err(Violation::NotDeflate), "{end} of {}", payload.len());
@@ -155,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_bomb_stops_at_the_limit() {
-        let mut deflater = Deflater::default();
+        let mut deflater = Deflater::new(0);
         let bomb = deflater.deflate(&vec![0; 100 * LIMIT]).expect("zeros are compressible").to_vec();
         assert!(bomb.len() < LIMIT / 5);
         let mut inflater = Inflater::default();
@@ -174,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_does_not_get_shorter_is_not_compressed() {
-        let mut deflater = Deflater::default();
+        let mut deflater = Deflater::new(0);
         assert_eq!(deflater.deflate(b"{}"), None);
         let mut state = 1_u64;
         let noise: Vec<u8> = std::iter::repeat_with(|| {
@@ -193,7 +204,7 @@ mod tests {
             messages in proptest::collection::vec(
                 (proptest::collection::vec(any::<u8>(), 1..200), 1usize..50), 1..5),
         ) {
-            let (mut deflater, mut inflater) = (Deflater::default(), Inflater::default());
+            let (mut deflater, mut inflater) = (Deflater::new(0), Inflater::default());
             for (piece, times) in messages {
                 let message = piece.repeat(times);
                 if let Some(payload) = deflater.deflate(&message) {
@@ -215,7 +226,7 @@ mod tests {
 
         #[test]
         fn a_damaged_message_gives_a_verdict(at in 0usize..1000, bit in 0u32..8) {
-            let mut payload = Deflater::default().deflate(&b"some text ".repeat(60)).expect("it repeats").to_vec();
+            let mut payload = Deflater::new(0).deflate(&b"some text ".repeat(60)).expect("it repeats").to_vec();
             let at = at % payload.len();
             payload[at] ^= 1 << bit;
             if let Ok(message) = inflated(&payload) {

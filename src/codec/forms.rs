@@ -4,7 +4,6 @@ use bytes::Bytes;
 
 use super::deflate::Deflater;
 use super::frame;
-use crate::limits;
 
 /// A window that no client has: nobody gets the frame compressed.
 const NO_WINDOW: u8 = u8::MAX;
@@ -25,7 +24,10 @@ impl<'a> Forms<'a> {
     /// The forms of `plain`.
     #[inline]
     pub fn new(plain: &'a Bytes, deflater: &'a mut Deflater) -> Self {
-        Self { plain, compressed: None, least_window: least_window(frame::payload_bytes(plain)), deflater }
+        let payload_bytes = frame::payload_bytes(plain);
+        let least_window =
+            if deflater.takes(payload_bytes) { least_window(payload_bytes) } else { NO_WINDOW };
+        Self { plain, compressed: None, least_window, deflater }
     }
 
     /// The form for a client that expands with a window of `window` bits; 0 takes plain frames only.
@@ -56,9 +58,6 @@ impl<'a> Forms<'a> {
 /// it gets plain, as section 6 allows, and no second form is needed.
 fn least_window(payload_bytes: usize) -> u8 {
     let (smallest, largest) = WINDOW_BITS;
-    if payload_bytes < limits::COMPRESS_FROM_BYTES {
-        return NO_WINDOW;
-    }
     let bits = payload_bytes.next_power_of_two().trailing_zeros();
     u8::try_from(bits).unwrap_or(largest).clamp(smallest, largest)
 }
@@ -70,7 +69,7 @@ mod tests {
 
     #[test]
     fn only_what_reaches_the_threshold_and_pays_is_compressed() {
-        let mut deflater = Deflater::default();
+        let mut deflater = Deflater::new(512);
         for (text, pays) in [("x".repeat(511), false), ("x".repeat(512), true)] {
             let plain = frame::text(&text);
             let mut forms = Forms::new(&plain, &mut deflater);
@@ -93,7 +92,7 @@ mod tests {
 
     #[test]
     fn it_is_compressed_once_and_keeps_its_opcode() {
-        let mut deflater = Deflater::default();
+        let mut deflater = Deflater::new(512);
         for (plain, first) in [(frame::text(&"ab".repeat(400)), 0xc1), (frame::binary(&[7; 800]), 0xc2)] {
             let mut forms = Forms::new(&plain, &mut deflater);
             let one = forms.fitting(15).clone();
@@ -104,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_small_window_gets_what_it_can_expand() {
-        let (mut deflater, mut plain_ones) = (Deflater::default(), 0);
+        let (mut deflater, mut plain_ones) = (Deflater::new(512), 0);
         for bytes in [512, 513, 1024, 2000, 16_384, 32_768, 32_769, 100_000] {
             let half: String = (0..bytes / 2).map(|i| char::from(b'a' + (i * i % 26) as u8)).collect();
             let text = format!("{half}{}{half}", "-".repeat(bytes % 2));

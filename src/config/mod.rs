@@ -8,9 +8,11 @@ mod quotas;
 mod redis;
 pub mod setting;
 pub mod sources;
+mod tls;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::authentication::{AuthorizationSettings, KeySettings};
@@ -21,6 +23,7 @@ pub use self::quotas::LimitSettings;
 pub use self::redis::RedisSettings;
 use self::setting::{Group, SettingError, Source};
 use self::sources::Given;
+pub use self::tls::TlsSettings;
 use crate::identity::InstanceId;
 use crate::limits;
 use crate::permission::RoomRights;
@@ -73,6 +76,8 @@ pub struct Settings {
     pub pong_timeout: Duration,
     /// Whether messages are compressed for clients that offer it.
     pub compression: bool,
+    /// Bytes of payload from which a message is compressed.
+    pub compression_threshold: usize,
     /// Longest time that draining takes.
     pub drain_timeout: Duration,
     /// Whether clients must authenticate.
@@ -106,6 +111,8 @@ pub struct Settings {
     pub input: InputSettings,
     /// Which rooms have history.
     pub history: HistorySettings,
+    /// The certificate for clients; without it the server speaks plaintext.
+    pub tls: Option<TlsSettings>,
     /// Redis, if there is a cluster.
     pub redis: Option<RedisSettings>,
 }
@@ -207,6 +214,10 @@ pub struct Draft {
     pub redis: RedisSettings,
     /// What will become its `authorization`; nobody is asked while `url` is empty.
     pub authorization: AuthorizationSettings,
+    /// TLS_CERT_FILE, if given.
+    pub tls_cert_file: Option<PathBuf>,
+    /// TLS_KEY_FILE, if given.
+    pub tls_key_file: Option<PathBuf>,
     /// HEARTBEAT_INTERVAL, if given.
     pub heartbeat_interval: Option<Duration>,
     /// CLEANUP_INTERVAL, if given.
@@ -239,6 +250,7 @@ impl Draft {
             ping_interval: zero,
             pong_timeout: zero,
             compression: false,
+            compression_threshold: 0,
             drain_timeout: zero,
             auth_required: true,
             jwt_secret: None,
@@ -255,6 +267,7 @@ impl Draft {
             limits: LimitSettings::none(),
             input: InputSettings::default(),
             history: HistorySettings::none(),
+            tls: None,
             redis: None,
         };
         let redis = RedisSettings {
@@ -263,6 +276,10 @@ impl Draft {
             username: None,
             password: None,
             db: 0,
+            tls: false,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
             prefix: String::new(),
             timeout: zero,
             batch_age: zero,
@@ -276,6 +293,8 @@ impl Draft {
             settings,
             redis,
             authorization: AuthorizationSettings::default(),
+            tls_cert_file: None,
+            tls_key_file: None,
             heartbeat_interval: None,
             cleanup_interval: None,
             connections_per_address: None,
@@ -291,7 +310,17 @@ impl Draft {
             heartbeat_interval,
             cleanup_interval,
             connections_per_address,
+            ..
         } = self;
+        settings.tls = match (self.tls_cert_file, self.tls_key_file) {
+            (Some(cert_file), Some(key_file)) => Some(TlsSettings { cert_file, key_file }),
+            (None, None) => None,
+            _ => {
+                let text = "TLS_CERT_FILE and TLS_KEY_FILE go together: set both or neither";
+                return Err(SettingError::Together(text.into()));
+            }
+        };
+        redis.check_tls()?;
         let wrong = |text: String| Err(SettingError::Together(text));
         if mode == Mode::Dev && !settings.ws_host.is_loopback() {
             return wrong(format!(

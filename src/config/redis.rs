@@ -1,7 +1,10 @@
 //! How to reach Redis, and how to use it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use super::setting::SettingError;
 
 /// How to reach Redis, and how to use it.
 #[derive(Clone)]
@@ -16,6 +19,14 @@ pub struct RedisSettings {
     pub password: Option<String>,
     /// Database of the keys.
     pub db: u32,
+    /// Whether the link is encrypted.
+    pub tls: bool,
+    /// The authorities that its certificate is checked against; without it those of the system. Only with `tls`.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate that is shown to Redis if it asks for one. Only with `tls` and `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// The private key of that certificate.
+    pub key_file: Option<PathBuf>,
     /// Prefix of all channels and keys, `tableforge:` unless set.
     pub prefix: String,
     /// Time after which a command without an answer counts as lost, and the link with it.
@@ -32,6 +43,23 @@ pub struct RedisSettings {
     pub cleanup_interval: Duration,
     /// Silence after which an instance counts as gone.
     pub inactive_threshold: Duration,
+}
+
+impl RedisSettings {
+    /// Checks that the files of TLS are used, and are complete.
+    pub(super) fn check_tls(&self) -> Result<(), SettingError> {
+        let wrong = |text: &str| Err(SettingError::Together(text.into()));
+        if self.cert_file.is_some() != self.key_file.is_some() {
+            return wrong("REDIS_CERT_FILE and REDIS_KEY_FILE go together: set both or neither");
+        }
+        if !self.tls && self.ca_file.is_some() {
+            return wrong("REDIS_CA_FILE is set without REDIS_TLS=true: the link would not be encrypted");
+        }
+        if !self.tls && self.cert_file.is_some() {
+            return wrong("REDIS_CERT_FILE is set without REDIS_TLS=true: the link would not be encrypted");
+        }
+        Ok(())
+    }
 }
 
 /// Shows where Redis is and nothing else: the password is a secret.

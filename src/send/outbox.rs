@@ -147,6 +147,16 @@ impl Outboxes {
         }
     }
 
+    /// Has the next flush look at the slot though nothing waits: what seals its batches has something to send.
+    pub fn touch(&mut self, slot: u32) {
+        let outbox = &mut self.boxes[slot as usize];
+        outbox.queue.get_or_insert_with(|| self.batches.take().unwrap_or_default());
+        if !outbox.dirty {
+            outbox.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
     /// Whether anything is to be flushed.
     pub fn is_dirty(&self) -> bool {
         !(self.dirty.is_empty() && self.late.is_empty())
@@ -166,16 +176,28 @@ impl Outboxes {
         &mut self,
         now: u32,
         most: usize,
+        send: impl FnMut(u32, Box<SendBatch>) -> Result<(), Box<SendBatch>>,
+    ) {
+        self.flush_sealed(now, most, |_, _, _| {}, send);
+    }
+
+    /// As [`Self::flush`]; before it is sent each batch goes through `seal`, which may put something else in its
+    /// place, in a chunk of memory that the function it is given provides.
+    pub fn flush_sealed(
+        &mut self,
+        now: u32,
+        most: usize,
+        mut seal: impl FnMut(u32, &mut SendBatch, &mut dyn FnMut() -> Vec<u8>),
         mut send: impl FnMut(u32, Box<SendBatch>) -> Result<(), Box<SendBatch>>,
     ) {
         let mut dirty = std::mem::take(&mut self.dirty);
         let reserved = self.late.len().min(most / 2);
         let new = dirty.len().min(most - reserved);
         let late = self.late.len().min(most - new);
-        dirty[..new].iter().for_each(|slot| self.flush_one(*slot, now, &mut send));
+        dirty[..new].iter().for_each(|slot| self.flush_one(*slot, now, &mut seal, &mut send));
         for _ in 0..late {
             let Some(slot) = self.late.pop_front() else { break };
-            self.flush_one(slot, now, &mut send);
+            self.flush_one(slot, now, &mut seal, &mut send);
         }
         self.late.extend(dirty.drain(..).skip(new));
         self.dirty = dirty;
@@ -186,6 +208,7 @@ impl Outboxes {
         &mut self,
         slot: u32,
         now: u32,
+        seal: &mut impl FnMut(u32, &mut SendBatch, &mut dyn FnMut() -> Vec<u8>),
         send: &mut impl FnMut(u32, Box<SendBatch>) -> Result<(), Box<SendBatch>>,
     ) {
         let outbox = &mut self.boxes[slot as usize];
@@ -193,7 +216,9 @@ impl Outboxes {
         if outbox.in_flight > 0 {
             return;
         }
-        let Some(batch) = outbox.queue.take() else { return };
+        let Some(mut batch) = outbox.queue.take() else { return };
+        let chunks = &mut self.chunks;
+        seal(slot, &mut batch, &mut || chunks.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES)));
         (outbox.in_flight, outbox.since) = (batch.bytes(), now);
         if let Err(batch) = send(slot, batch) {
             self.boxes[slot as usize].in_flight = 0;

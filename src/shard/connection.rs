@@ -38,6 +38,9 @@ impl Shard {
         self.sessions[slot] = Some(Session::new(id, now, self.settings().message_burst));
         self.outboxes.open(accepted.slot);
         self.cells.accepts.add(1);
+        if !self.begin_tls(accepted.slot) {
+            return self.drop_connection(id, now);
+        }
         self.actions.push(Action::Receive(accepted));
         self.handshakes.push_back(id);
         self.bound_handshakes(now);
@@ -63,9 +66,8 @@ impl Shard {
         }
     }
 
-    /// Bytes came in from a client.
-    pub fn handle_received(&mut self, from: Key, bytes: &mut [u8], now: Now) {
-        self.cells.bytes_in.add(bytes.len() as u64);
+    /// Plaintext came in from a client.
+    pub(super) fn read(&mut self, from: Key, bytes: &mut [u8], now: Now) {
         let early_bytes = self.settings().max_message_bytes.saturating_add(EARLY_BYTES);
         let Some(session) = self.session(from.slot) else { return };
         session.heard_at = now.ms();
@@ -115,13 +117,14 @@ impl Shard {
             self.drop_connection(id, now);
             self.step_local(now);
         } else if finishing && self.outboxes.is_empty(to.slot) {
-            self.actions.push(Action::FinishSending(to));
+            self.finish_sending(to);
         }
     }
 
     /// The socket is closed, its slot free.
     pub fn handle_closed(&mut self, closed: Key) {
         self.sessions[closed.slot as usize] = None;
+        self.tls.remove(closed.slot);
     }
 
     fn read_head(&mut self, slot: u32, bytes: &[u8], now: Now) {
@@ -179,7 +182,12 @@ impl Shard {
 
     /// Answers a plain HTTP request and finishes the connection.
     pub(super) fn answer(&mut self, slot: u32, response: String, now: Now) {
+        let unheard = self.tls.is_handshaking(slot);
         if let Some(session) = self.session(slot) {
+            let id = session.id;
+            if unheard {
+                return self.drop_connection(id, now);
+            }
             session.enter(Phase::Finishing, now);
             session.unsettled = None;
         }
@@ -340,9 +348,22 @@ impl Shard {
         let Some(session) = self.session(slot) else { return };
         session.enter(Phase::Finishing, now);
         if empty {
-            let done = Action::FinishSending(key(session.id));
-            self.actions.push(done);
+            let to = key(session.id);
+            self.finish_sending(to);
         }
+    }
+
+    /// The client has said that it sends nothing more, or can say nothing that is understood: it leaves its
+    /// rooms, and what waits for it still goes out.
+    pub(super) fn finish_connection(&mut self, slot: u32, now: Now) {
+        let Some(session) = self.session(slot).filter(|session| session.phase < Phase::Finishing) else {
+            return;
+        };
+        let id = session.id;
+        self.forget(id);
+        self.outboxes.shut(slot);
+        self.finish(slot, now);
+        self.step_local(now);
     }
 
     /// A connection's outbox has overflowed: whoever reads this slowly is told so and closed.

@@ -230,7 +230,7 @@ impl Driver {
         }
         let (ring, cells) = (&mut self.ring, &self.cells);
         let (mut sends, mut bytes) = (0, 0);
-        self.shard.outboxes().flush(started.as_millis() as u32, SENDS_PER_FLUSH, |slot, batch| {
+        self.shard.flush(started.as_millis() as u32, SENDS_PER_FLUSH, |slot, batch| {
             sends += 1;
             bytes += batch.bytes() as u64;
             match ring.key(slot) {

@@ -15,6 +15,7 @@ pub mod mesh;
 pub mod outlet;
 mod requests;
 mod resume;
+mod secure;
 mod session;
 mod step;
 mod sweep;
@@ -28,6 +29,7 @@ use self::envelope::{LinkState, Publication, UplinkCommand};
 use self::expiry::Expiries;
 use self::mesh::Mesh;
 use self::outlet::Outlet;
+use self::secure::TlsStreams;
 use self::session::{Phase, Session};
 use self::sweep::{Asked, Drain};
 use crate::authorization::Question;
@@ -94,6 +96,7 @@ pub struct Shard {
     verifier: Option<Arc<TokenVerifier>>,
     sessions: Vec<Option<Session>>,
     outboxes: Outboxes,
+    tls: TlsStreams,
     directory: Directory,
     homes: Homes,
     archive: Archive,
@@ -135,7 +138,9 @@ impl Shard {
             id,
             archive,
             cells: instance.shards[id.index()].clone(),
+            deflater: Deflater::new(instance.settings.compression_threshold),
             outboxes: Outboxes::new(instance.settings.outbox_bytes),
+            tls: TlsStreams::default(),
             instance,
             verifier,
             sessions: Vec::new(),
@@ -147,7 +152,6 @@ impl Shard {
             uplink,
             authorizer: None,
             scratch: Scratch::default(),
-            deflater: Deflater::default(),
             inflater: Inflater::default(),
             actions: Vec::new(),
             asked: Vec::new(),

@@ -1,6 +1,5 @@
 //! The uplink's two threads: clocks, sockets and queues around the logic.
 
-use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -21,6 +20,7 @@ use super::presence::Caller;
 use super::publisher::{Batching, Publisher, Sent};
 use super::registry::{self, Load};
 use super::store_queue::StoreQueue;
+use super::socket::{Connector, Socket};
 use super::{UplinkError, preflight, socket};
 use crate::config::RedisSettings;
 use crate::identity::InstanceId;
@@ -115,6 +115,7 @@ pub fn start(
     let reached =
         preflight::check(settings, (&caller, &history), link(settings, instance, "preflight", now)?)?;
 
+    let connector = Connector::new(settings)?;
     let Ports { shards, answers, commands, waker, publications, cells } = ports;
     let following = Following::new(rules, random()?);
     let delivery = Delivery::new(origin, shards, following, Arc::clone(&cells))?;
@@ -129,7 +130,7 @@ pub fn start(
     let pair = Arc::new(Pair::default());
     let (ending, ended) = crossbeam_channel::bounded(0);
     let ingress = IngressThread {
-        settings: settings.clone(),
+        connector: connector.clone(),
         ingress,
         commands,
         waker: Arc::clone(&waker),
@@ -139,6 +140,7 @@ pub fn start(
     };
     let publisher = PublisherThread {
         settings: settings.clone(),
+        connector,
         instance: instance.clone(),
         origin,
         publisher,
@@ -254,9 +256,9 @@ impl Pair {
     }
 }
 
-fn connect(settings: &RedisSettings) -> Result<TcpStream, LinkError> {
-    let stream = socket::connect(&settings.host, settings.port, settings.timeout)?;
-    stream.set_nonblocking(true)?;
+fn connect(connector: &Connector) -> Result<Socket, LinkError> {
+    let stream = connector.connect()?;
+    stream.set_nonblocking()?;
     Ok(stream)
 }
 
@@ -270,7 +272,7 @@ fn milliseconds() -> u64 {
 }
 
 struct IngressThread {
-    settings: RedisSettings,
+    connector: Connector,
     ingress: Ingress,
     commands: Receiver<UplinkCommand>,
     waker: Arc<Waker>,
@@ -301,14 +303,14 @@ impl IngressThread {
 
     fn turn(
         &mut self,
-        stream: &mut Option<TcpStream>,
+        stream: &mut Option<Socket>,
         buffer: &mut [u8],
         events: &mut Vec<Event<Expect>>,
     ) -> Result<(), LinkError> {
         let ingress = &mut self.ingress;
         let now = Instant::now();
         if ingress.link().connect_due(now) {
-            *stream = Some(connect(&self.settings)?);
+            *stream = Some(connect(&self.connector)?);
             ingress.link().connected(Instant::now());
         }
         if let Some(stream) = stream {
@@ -342,7 +344,7 @@ impl IngressThread {
         Ok(())
     }
 
-    fn sleep(&mut self, stream: Option<&TcpStream>, waits: bool) {
+    fn sleep(&mut self, stream: Option<&Socket>, waits: bool) {
         self.waker.prepare_to_sleep();
         let more = self.ingress.takes_commands() && !self.commands.is_empty();
         if !more && !self.ingress.has_left() {
@@ -350,7 +352,7 @@ impl IngressThread {
             let deadline = if waits { now + RETRY } else { self.ingress.deadline() };
             let mut fds = vec![PollFd::from_borrowed_fd(self.waker.eventfd(), PollFlags::IN)];
             if let Some(stream) = stream {
-                let unwritten = !self.ingress.link().output().is_empty();
+                let unwritten = !self.ingress.link().output().is_empty() || stream.wants_write();
                 let wanted = if unwritten { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
                 fds.push(PollFd::new(stream, wanted));
             }
@@ -377,6 +379,7 @@ enum Pace {
 
 struct PublisherThread<L> {
     settings: RedisSettings,
+    connector: Connector,
     instance: InstanceId,
     origin: Origin,
     publisher: Publisher,
@@ -415,7 +418,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         }
     }
 
-    fn note(&mut self, stream: &mut Option<TcpStream>, outcome: Result<(), LinkError>) {
+    fn note(&mut self, stream: &mut Option<Socket>, outcome: Result<(), LinkError>) {
         if let Err(error) = outcome {
             if self.link.is_up() {
                 tracing::warn!(%error, "the publisher's connection to Redis is lost");
@@ -433,7 +436,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
 
     /// Takes what the shards publish. Waking this thread costs a shard a system call, so it is woken only
     /// by the first publication after a pause; it then sleeps while more gather behind that one.
-    fn gather(&mut self, stream: Option<&TcpStream>) {
+    fn gather(&mut self, stream: Option<&Socket>) {
         if self.pace == Pace::Idle && !self.await_publication(stream) {
             return;
         }
@@ -460,7 +463,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
     }
 
     /// Waits for a publication, or until something else is to be done; false then.
-    fn await_publication(&mut self, stream: Option<&TcpStream>) -> bool {
+    fn await_publication(&mut self, stream: Option<&Socket>) -> bool {
         let now = Instant::now();
         if self.publisher.is_storing()
             && let Some(stream) = stream
@@ -497,7 +500,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         }
     }
 
-    fn turn(&mut self, stream: &mut Option<TcpStream>, buffer: &mut [u8]) -> Result<(), LinkError> {
+    fn turn(&mut self, stream: &mut Option<Socket>, buffer: &mut [u8]) -> Result<(), LinkError> {
         let wanted = self.pair.wanted.load(SeqCst);
         if wanted != self.wanted {
             self.wanted = wanted;
@@ -506,7 +509,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
             }
         }
         if self.link.connect_due(Instant::now()) {
-            *stream = Some(connect(&self.settings)?);
+            *stream = Some(connect(&self.connector)?);
             self.link.connected(Instant::now());
         }
         let now = Instant::now();
@@ -537,7 +540,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
     }
 
     /// Writes what there is to write and reads what has come.
-    fn exchange(&mut self, stream: &mut TcpStream, buffer: &mut [u8]) -> Result<(), LinkError> {
+    fn exchange(&mut self, stream: &mut Socket, buffer: &mut [u8]) -> Result<(), LinkError> {
         socket::write(stream, &mut self.link)?;
         let mut events = Vec::new();
         while socket::read(stream, &mut self.link, buffer, &mut events, Instant::now())? {}
@@ -563,14 +566,14 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         Ok(())
     }
 
-    fn wait(&self, stream: &TcpStream) {
-        let wanted =
-            if self.link.output().is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+    fn wait(&self, stream: &Socket) {
+        let unwritten = !self.link.output().is_empty() || stream.wants_write();
+        let wanted = if unwritten { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
         let _ = poll(&mut [PollFd::new(stream, wanted)], Some(&until(self.link.deadline())));
     }
 
     /// Sends what has gathered and the last heartbeat, and waits for Redis to have them.
-    fn farewell(&mut self, stream: &mut Option<TcpStream>, buffer: &mut [u8]) -> Result<(), LinkError> {
+    fn farewell(&mut self, stream: &mut Option<Socket>, buffer: &mut [u8]) -> Result<(), LinkError> {
         self.publisher.flush(&mut self.link, Instant::now());
         let Some(stream) = stream.as_mut().filter(|_| self.link.is_up()) else { return Ok(()) };
         self.heartbeat(true);

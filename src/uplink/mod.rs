@@ -37,6 +37,14 @@ pub enum UplinkError {
         "the Redis user has no right to {0}; grant it with ACL SETUSER (docs/redis.md lists all that are needed)"
     )]
     MissingRight(String),
+    /// A file that TLS needs cannot be used.
+    #[error(transparent)]
+    Certificate(#[from] crate::accept::certificate::CertificateError),
+    /// Redis cannot be reached by TLS, or what answers is not proven to be it.
+    #[error(
+        "TLS to Redis fails: {0}; check REDIS_TLS, REDIS_CA_FILE, and that the certificate of Redis names REDIS_HOST"
+    )]
+    Tls(String),
     /// Another live process uses the same instance id.
     #[error("another live process uses this INSTANCE_ID; give each instance its own")]
     NameTaken,

@@ -1,6 +1,5 @@
 //! The first look at Redis, before any thread starts: password, rights, and whether the name is free.
 
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Value};
@@ -9,7 +8,7 @@ use super::UplinkError;
 use super::history::{self, HistoryCaller};
 use super::link::{Event, Link, LinkError, PASSING, words};
 use super::presence::{self, Call, Caller, Registered};
-use super::socket;
+use super::socket::{self, Connector, Socket};
 use crate::config::RedisSettings;
 use crate::room::history::Epoch;
 
@@ -29,7 +28,7 @@ pub fn check(
     (caller, history): (&Caller, &HistoryCaller),
     link: Link<()>,
 ) -> Result<bool, UplinkError> {
-    let outcome = Session::open(settings, link).and_then(|mut session| {
+    let outcome = Session::open(&Connector::new(settings)?, link).and_then(|mut session| {
         let missing = session.call(caller, &Call::Probe)?;
         let mut missing = presence::decode_text(&missing).unwrap_or_default();
         if missing.is_empty() {
@@ -48,6 +47,9 @@ pub fn check(
         Err(LinkError::Refused { step, error }) if !PASSING.iter().any(|code| error.starts_with(code)) => {
             Err(UplinkError::Refused(LinkError::Refused { step, error }))
         }
+        Err(LinkError::Socket(error)) if let Some(reason) = socket::tls_failure(&error) => {
+            Err(UplinkError::Tls(reason))
+        }
         Err(error) => {
             tracing::warn!(host = %settings.host, port = settings.port, %error, "Redis cannot be reached: starting alone");
             Ok(false)
@@ -57,16 +59,14 @@ pub fn check(
 
 /// A connection on which one command after the other is carried out.
 struct Session {
-    stream: TcpStream,
+    stream: Socket,
     link: Link<()>,
     buffer: Vec<u8>,
 }
 
 impl Session {
-    fn open(settings: &RedisSettings, mut link: Link<()>) -> Result<Self, LinkError> {
-        let stream = socket::connect(&settings.host, settings.port, settings.timeout)?;
-        stream.set_read_timeout(Some(settings.timeout))?;
-        stream.set_write_timeout(Some(settings.timeout))?;
+    fn open(connector: &Connector, mut link: Link<()>) -> Result<Self, LinkError> {
+        let stream = connector.connect()?;
         link.connected(Instant::now());
         let mut session = Self { stream, link, buffer: vec![0; socket::READ_BYTES] };
         session.next()?;

@@ -2,11 +2,14 @@
 
 use std::net::Shutdown;
 
+use flate2::{Compress, Compression, FlushCompress};
 use serde_json::json;
 
-use crate::arena::{Arena, upgraded};
+use crate::arena::{Arena, connect, upgraded};
 use crate::harness::client::Client;
-use crate::harness::raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, frame, header_declaring};
+use crate::harness::raw::{
+    BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, UPGRADE, frame, header_declaring,
+};
 
 /// What is sent, in words and bytes, and the close code that must come back.
 type Row = (&'static str, Vec<u8>, u16);
@@ -103,6 +106,38 @@ fn what_is_too_big_or_in_too_many_pieces() {
         ("1,025 fragments", [frame(TEXT, b""), empty.repeat(1024)].concat(), 1008),
         ("a million empty fragments", [frame(TEXT, b""), empty.repeat(1_000_000)].concat(), 1008),
     ]);
+}
+
+/// A compressed text frame of 60 MB of spaces: within the bound as it comes, and a thousand times as much expanded.
+fn bomb() -> Vec<u8> {
+    let mut payload = Vec::with_capacity(65_536);
+    let mut stream = Compress::new(Compression::best(), false);
+    stream
+        .compress_vec(&vec![b' '; 60_000_000], &mut payload, FlushCompress::Sync)
+        .expect("it is compressed");
+    assert!(payload.len() < 60_000, "{} bytes", payload.len());
+    frame(FIN | 0x40 | TEXT, &payload)
+}
+
+#[test]
+fn a_compressed_frame_that_inflates_a_thousandfold() {
+    let mut arena = Arena::start(&[]);
+    let bomb = bomb();
+    let before = arena.resident_bytes();
+    let offering = UPGRADE.replace("Host:", "Sec-WebSocket-Extensions: permessage-deflate\r\nHost:");
+    for _ in 0..50 {
+        let (mut socket, _) = connect(arena.port());
+        socket.send(offering.as_bytes());
+        assert!(socket.response().header("sec-websocket-extensions").is_some());
+        assert_eq!(socket.event()["type"], "connection_established");
+        // The server may close before it has taken all of it.
+        let _ = socket.try_send(&bomb);
+        assert_eq!(socket.expect_close(), 1009);
+        arena.assert_healthy("a bomb");
+    }
+    let grown = arena.resident_bytes().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes for 3 GB of spaces");
+    arena.assert_restored();
 }
 
 #[test]

@@ -8,9 +8,11 @@ mod logging;
 mod quotas;
 mod redis;
 mod server;
+mod tls;
 mod unsupported;
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Draft;
@@ -18,8 +20,9 @@ use super::setting::Unit::{Bytes, Count, Milliseconds};
 use super::setting::{Kind, Setting, WrongForm};
 
 /// The settings by subject, in the order in which they are listed.
-static SUBJECTS: [&[Setting]; 9] = [
+static SUBJECTS: [&[Setting]; 10] = [
     server::SETTINGS,
+    tls::SETTINGS,
     authentication::SETTINGS,
     limits::SETTINGS,
     quotas::SETTINGS,
@@ -60,6 +63,11 @@ const fn milliseconds(range: RangeInclusive<u64>, set: fn(&mut Draft, Duration))
 fn put<T>(place: &mut T, value: Option<T>) -> Result<(), WrongForm> {
     *place = value.ok_or(WrongForm)?;
     Ok(())
+}
+
+/// Puts a path that is not empty into `place`.
+fn path(place: &mut Option<PathBuf>, value: &str) -> Result<(), WrongForm> {
+    put(place, (!value.trim().is_empty()).then(|| Some(value.into())))
 }
 
 fn short(value: &str) -> Option<String> {

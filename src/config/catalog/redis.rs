@@ -1,6 +1,6 @@
 //! The cluster: Redis and the other instances.
 
-use super::{bytes, count, milliseconds, put, short};
+use super::{bytes, count, milliseconds, path, put, short};
 use crate::config::setting::Group::Redis;
 use crate::config::setting::Preset::{Is, Unset};
 use crate::config::setting::Unit::{Microseconds, Port};
@@ -67,6 +67,46 @@ pub static SETTINGS: &[Setting] = &[
         prose: "Accepted and without effect: channels belong to no database. Separate clusters by REDIS_PREFIX.",
         default: Is("0"),
         kind: count(0..=65535, |_, _| {}),
+    },
+    Setting {
+        name: "REDIS_TLS",
+        group: Redis,
+        prose: "Whether the link to Redis is encrypted; its certificate must name REDIS_HOST.",
+        default: Is("false"),
+        kind: Kind::Switch { set: |d, on| d.redis.tls = on },
+    },
+    Setting {
+        name: "REDIS_CA_FILE",
+        group: Redis,
+        prose: "Authorities (PEM) that the certificate of Redis is checked against.",
+        default: Unset("those of the system"),
+        kind: Kind::Text {
+            what: "a path",
+            allowed: "a file in PEM form",
+            set: |d, value| path(&mut d.redis.ca_file, value),
+        },
+    },
+    Setting {
+        name: "REDIS_CERT_FILE",
+        group: Redis,
+        prose: "Certificate (PEM) that is shown to Redis, if it asks for one; goes with REDIS_KEY_FILE.",
+        default: Unset("none"),
+        kind: Kind::Text {
+            what: "a path",
+            allowed: "a file in PEM form",
+            set: |d, value| path(&mut d.redis.cert_file, value),
+        },
+    },
+    Setting {
+        name: "REDIS_KEY_FILE",
+        group: Redis,
+        prose: "Private key (PEM) of that certificate.",
+        default: Unset("none"),
+        kind: Kind::Text {
+            what: "a path",
+            allowed: "a file in PEM form",
+            set: |d, value| path(&mut d.redis.key_file, value),
+        },
     },
     Setting {
         name: "REDIS_PREFIX",

@@ -1,6 +1,6 @@
 //! The process as a whole: addresses, shards, flushes.
 
-use super::{count, milliseconds, put};
+use super::{bytes, count, milliseconds, put};
 use crate::config::setting::Group::Server;
 use crate::config::setting::Preset::{Is, PerMode, Unset};
 use crate::config::setting::Unit::Port;
@@ -77,8 +77,15 @@ pub static SETTINGS: &[Setting] = &[
         name: "COMPRESSION",
         group: Server,
         prose: "Whether messages are compressed for clients that offer it (permessage-deflate).",
-        default: Is("false"),
+        default: Is("true"),
         kind: Kind::Switch { set: |d, on| d.settings.compression = on },
+    },
+    Setting {
+        name: "COMPRESSION_THRESHOLD",
+        group: Server,
+        prose: "Size of the payload from which a message is compressed; below, it saves no packet.",
+        default: Is("512"),
+        kind: bytes(0..=16_777_216, |d, n| d.settings.compression_threshold = n as usize),
     },
     Setting {
         name: "DRAIN_TIMEOUT",

@@ -7,10 +7,6 @@ use crate::config::setting::{Kind, Setting};
 /// In the order in which they are listed.
 pub static SETTINGS: &[Setting] = &[
     not_supported("API_KEY", "Key for the administrative HTTP interface.", &[]),
-    not_supported("TLS_CERT_FILE", "Certificate for TLS.", &[]),
-    not_supported("TLS_KEY_FILE", "Private key for TLS.", &[]),
-    not_supported("REDIS_TLS", "TLS on the link to Redis.", &["false", "off"]),
-    not_supported("REDIS_CA_FILE", "Certificates that the one of Redis is checked against.", &[]),
 ];
 
 const fn not_supported(
