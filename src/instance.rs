@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 
 use crate::config::Settings;
 use crate::identity::InstanceId;
-use crate::metrics::{ShardCells, UplinkCells};
+use crate::metrics::{ControlCells, ShardCells, UplinkCells};
 
 /// Where the process stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct Instance {
     pub shards: Vec<Arc<ShardCells>>,
     /// What the uplink counts, if there is a cluster.
     pub uplink: Option<Arc<UplinkCells>>,
+    /// What the control thread counts.
+    pub control: ControlCells,
     phase: AtomicU8,
 }
 
@@ -44,6 +46,7 @@ impl Instance {
             shards: (0..settings.shards).map(|_| Arc::default()).collect(),
             uplink: settings.redis.is_some().then(Arc::default),
             settings,
+            control: ControlCells::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
         }
     }
@@ -65,6 +68,18 @@ impl Instance {
     /// Whether the other instances cannot be reached.
     pub fn is_degraded(&self) -> bool {
         self.uplink.as_ref().is_some_and(|cells| cells.link_up.get() == 0)
+    }
+
+    /// Shards whose last turn began longer ago than STALL_THRESHOLD, at `now_ms` since the start. None while the
+    /// process starts or drains: shards come up and end one after the other then.
+    pub fn stalled_shards(&self, now_ms: u64) -> Vec<usize> {
+        if self.phase() != Phase::Serving {
+            return Vec::new();
+        }
+        let most = self.settings.administration.stall_threshold.as_millis() as u64;
+        let stalled = |cells: &ShardCells| now_ms.saturating_sub(cells.last_turn.get()) > most;
+        let shards = self.shards.iter().enumerate();
+        shards.filter(|(_, cells)| stalled(cells)).map(|(index, _)| index).collect()
     }
 
     /// WebSocket connections of all shards.

@@ -64,6 +64,15 @@ pub struct UplinkCells {
     pub deliveries_dropped: Cell,
 }
 
+/// What the control thread counts.
+#[derive(Debug, Default)]
+pub struct ControlCells {
+    /// Times that a shard was found to stand still.
+    pub stalls: Cell,
+    /// Administrative commands from Redis that were refused.
+    pub refused: Cell,
+}
+
 /// What a shard counts.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -171,6 +180,16 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
         sum(|cells| &cells.mesh_dropped),
     );
     text.counter("panics_total", "Panics contained to one connection.", sum(|cells| &cells.panics));
+    text.counter(
+        "shard_stalls_total",
+        "Times that a shard stood still for STALL_THRESHOLD.",
+        instance.control.stalls.get(),
+    );
+    text.counter(
+        "admin_commands_refused_total",
+        "Administrative commands from Redis whose signature, time or form was wrong.",
+        instance.control.refused.get(),
+    );
     text.gauge("instances", "Instances of the cluster, this one included.", instance.instances());
     text.gauge("uptime_seconds", "Seconds since the start.", uptime);
     text.gauge("resident_memory_bytes", "Resident memory of the process.", memory().0);

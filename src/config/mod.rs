@@ -1,5 +1,6 @@
 //! The settings of a running server: what they are once read, checked one by one and against each other.
 
+mod administration;
 pub mod catalog;
 mod history;
 mod redis;
@@ -10,6 +11,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+pub use self::administration::{AdministrationSettings, ApiKeys};
 use self::catalog::settings;
 pub use self::history::{HistorySettings, RoomPattern};
 pub use self::redis::RedisSettings;
@@ -92,6 +94,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Which rooms have history.
     pub history: HistorySettings,
+    /// Who may administrate, and from where.
+    pub administration: AdministrationSettings,
     /// Redis, if there is a cluster.
     pub redis: Option<RedisSettings>,
 }
@@ -233,6 +237,7 @@ impl Draft {
             log_level: String::new(),
             log_format: LogFormat::Json,
             history: HistorySettings::none(),
+            administration: AdministrationSettings::none(),
             redis: None,
         };
         let redis = RedisSettings {

@@ -3,6 +3,7 @@
 //! [`Shard`] is sans-IO: it takes what happened (`handle_*`) and the time, and leaves what is to be
 //! done in its outboxes, its mesh and its list of [`Action`]s. The driver joins it to a ring.
 
+pub mod api;
 mod connection;
 pub mod driver;
 pub mod envelope;
@@ -19,7 +20,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use self::envelope::{LinkState, Publication, UplinkCommand};
+use self::api::Api;
+use self::envelope::{ControlMessage, LinkState, Publication, UplinkCommand};
 use self::mesh::Mesh;
 use self::outlet::Outlet;
 use self::session::{Phase, Session};
@@ -102,16 +104,18 @@ pub struct Shard {
     handshakes: VecDeque<ConnectionId>,
     sweep_from: usize,
     drain: Option<Drain>,
+    api: Api,
 }
 
 impl Shard {
-    /// A shard without connections.
+    /// A shard without connections. Without `control` nothing that needs the whole instance can be administrated.
     pub fn new(
         id: ShardId,
         instance: Arc<Instance>,
         verifier: Option<Arc<TokenVerifier>>,
         mesh: Mesh,
         uplink: Option<UplinkPort>,
+        control: Option<Outlet<ControlMessage>>,
     ) -> Self {
         Self {
             id,
@@ -134,6 +138,7 @@ impl Shard {
             handshakes: VecDeque::new(),
             sweep_from: 0,
             drain: None,
+            api: Api::new(control),
         }
     }
 
@@ -184,6 +189,7 @@ impl Shard {
         if let Some(uplink) = &mut self.uplink {
             uplink.commands.flush();
         }
+        self.api.flush();
     }
 
     /// Whether no connection is left.

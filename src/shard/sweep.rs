@@ -5,7 +5,7 @@
 
 use super::envelope::{Asker, Envelope};
 use super::session::Phase;
-use super::{Action, Now, Shard, home, key};
+use super::{Action, Now, Shard, api, home, key};
 use crate::accept::http;
 use crate::accept::request::Refusal;
 use crate::codec::close::CloseCode;
@@ -62,6 +62,7 @@ impl Shard {
             self.sweep_from = 0;
             self.deliver_sizes();
             self.look_at_questions(now);
+            self.look_at_api(now);
             self.outboxes.trim();
         }
         self.drain_some(now);
@@ -75,6 +76,9 @@ impl Shard {
         let in_phase = now.ms().wrapping_sub(session.since);
         match session.phase {
             Phase::Handshake if in_phase >= head_time => self.refuse_slow_head(slot, now),
+            Phase::Requesting if in_phase >= head_time.max(api::ANSWER_MS) => {
+                self.refuse_slow_request(slot, now);
+            }
             Phase::Open => self.look_at_open(slot, now),
             Phase::Closing | Phase::Finishing if in_phase >= CLOSE_MS => self.drop_connection(id, now),
             _ => {}

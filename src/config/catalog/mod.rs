@@ -1,5 +1,6 @@
 //! Every setting, once: `--help`, the environment, the file and the documentation are made from it.
 
+mod administration;
 mod authentication;
 mod history;
 mod limits;
@@ -16,12 +17,13 @@ use super::setting::Unit::{Bytes, Count, Milliseconds};
 use super::setting::{Kind, Setting, WrongForm};
 
 /// The settings by subject, in the order in which they are listed.
-static SUBJECTS: [&[Setting]; 7] = [
+static SUBJECTS: [&[Setting]; 8] = [
     server::SETTINGS,
     authentication::SETTINGS,
     limits::SETTINGS,
     history::SETTINGS,
     redis::SETTINGS,
+    administration::SETTINGS,
     logging::SETTINGS,
     unsupported::SETTINGS,
 ];

@@ -12,7 +12,6 @@ pub static SETTINGS: &[Setting] = &[
         &[],
     ),
     not_supported("JWKS_FILE", "Set of public keys that tokens are verified with.", &[]),
-    not_supported("API_KEY", "Key for the administrative HTTP interface.", &[]),
     not_supported("TRUSTED_PROXIES", "Proxies whose word on the address of a client is believed.", &[]),
     not_supported("MAX_CONNECTIONS_PER_USER", "Connections of one user.", &["0"]),
     not_supported("MAX_CONNECTIONS_PER_ADDRESS", "Connections from one address.", &["0"]),
