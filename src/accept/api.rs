@@ -307,7 +307,9 @@ pub fn read_order(body: &[u8]) -> Result<(Option<String>, Option<u64>), Answer> 
         Some(value) => match value.as_u64() {
             Some(ms) if (1..=limits::BAN_MS).contains(&ms) => Some(ms),
             _ => {
-                return Err(Answer::invalid("durationMs is a whole number from 1 to 315360000000, ten years"));
+                return Err(Answer::invalid(
+                    "durationMs is a whole number from 1 to 315360000000, ten years",
+                ));
             }
         },
     };

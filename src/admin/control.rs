@@ -385,7 +385,8 @@ mod tests {
         let (mut control, inboxes) = control(1);
         order(&mut control, Order::Drain(crate::identity::InstanceId::parse("other").unwrap()));
         assert!(!control.drains() && answer(&inboxes[0]).unwrap()["error"]["code"] == "not_found");
-        order(&mut control, Order::Drain(control.instance.id.clone()));
+        let own = control.instance.id.clone();
+        order(&mut control, Order::Drain(own));
         assert!(control.drains() && answer(&inboxes[0]).unwrap()["draining"] == true);
     }
 }
