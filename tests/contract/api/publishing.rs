@@ -101,3 +101,23 @@ fn a_room_without_history_says_so() {
     let answer = json_of(&call(server.port, "GET", "/api/v1/rooms/r/history", ""), 404);
     assert_eq!(answer["error"]["code"], "no_history", "{answer}");
 }
+
+#[test]
+fn a_room_with_history_numbers_and_keeps_what_comes_over_http() {
+    let server = Server::start(&[WITH_KEY[0], ("HISTORY_ROOMS", "kept-*"), ("SHARDS", "2")]);
+    let mut ann = Client::connect(&server);
+    ann.join("kept-1");
+    let path = "/api/v1/rooms/kept-1/messages";
+    assert_eq!(post(server.port, path, r#"{"data":1,"messageId":"m"}"#), json!({"offset": 1}));
+    assert_eq!(post(server.port, path, r#"{"data":1,"messageId":"m"}"#), json!({"offset": 1}), "kept once");
+    assert_eq!(post(server.port, path, r#"{"data":{"a": 2.0}}"#), json!({"offset": 2}));
+    for offset in 1..=2 {
+        assert_eq!(ann.expect("room_message")["offset"], offset);
+    }
+    let page = get(server.port, "/api/v1/rooms/kept-1/history");
+    assert_eq!((&page["roomId"], &page["offset"]), (&json!("kept-1"), &json!(2)), "{page}");
+    assert_eq!(page["messages"][1]["data"], json!({"a": 2.0}), "{page}");
+    let epoch = page["epoch"].as_str().expect("an epoch");
+    let newer = get(server.port, &format!("/api/v1/rooms/kept-1/history?epoch={epoch}&offset=1&limit=5"));
+    assert_eq!(newer["messages"], json!([page["messages"][1]]), "{newer}");
+}
