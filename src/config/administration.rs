@@ -102,7 +102,7 @@ mod tests {
         assert!(keys.admit("first-key") && keys.admit("hello"));
         assert!(!keys.admit("") && !keys.admit(hashed) && !keys.admit("first-key "));
         assert!(!ApiKeys::default().admit(""), "no key, nobody in");
-        for wrong in ["", "a,,b", "sha256:", "sha256:zz", &hashed.replace('2', "g")] {
+        for wrong in ["", "a,,b", "sha256:", "sha256:zz", &hashed.replace('b', "g")] {
             assert!(ApiKeys::parse(wrong).is_none(), "{wrong}");
         }
         assert!(!format!("{keys:?}").contains("2c"));

@@ -390,7 +390,8 @@ impl Shard {
                 self.conclude(asker.connection.generation, stored(outcome), now);
             }
             Envelope::History { room, asker, page } if asker.connection.slot == API_SLOT => {
-                self.conclude(asker.connection.generation, paged(&room, page), now);
+                let most = self.settings().outbox_bytes / 2;
+                self.conclude(asker.connection.generation, paged(&room, page, most), now);
             }
             Envelope::Answered { ticket, answer } => self.conclude(ticket, answer, now),
             Envelope::Api(request) => {
@@ -550,8 +551,9 @@ fn stored(outcome: StoreOutcome) -> Answer {
     }
 }
 
-/// The messages are JSON already and go out as they are.
-fn paged(room: &RoomId, page: Option<HistoryPage>) -> Answer {
+/// The messages are JSON already and go out as they are, as many as fit into `most` bytes; the others are for the
+/// next page.
+fn paged(room: &RoomId, page: Option<HistoryPage>, most: usize) -> Answer {
     let Some(HistoryPage { position, frames }) = page else {
         return Answer::unavailable("the room's history cannot be read now");
     };
@@ -562,6 +564,9 @@ fn paged(room: &RoomId, page: Option<HistoryPage>) -> Answer {
         position.offset
     );
     for (place, message) in frames.iter().enumerate() {
+        if place > 0 && body.len() + message.len() > most {
+            break;
+        }
         if place > 0 {
             body.push(',');
         }
