@@ -180,16 +180,7 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
         sum(|cells| &cells.mesh_dropped),
     );
     text.counter("panics_total", "Panics contained to one connection.", sum(|cells| &cells.panics));
-    text.counter(
-        "shard_stalls_total",
-        "Times that a shard stood still for STALL_THRESHOLD.",
-        instance.control.stalls.get(),
-    );
-    text.counter(
-        "admin_commands_refused_total",
-        "Administrative commands from Redis whose signature, time or form was wrong.",
-        instance.control.refused.get(),
-    );
+    control_exposition(&mut text, &instance.control);
     text.gauge("instances", "Instances of the cluster, this one included.", instance.instances());
     text.gauge("uptime_seconds", "Seconds since the start.", uptime);
     text.gauge("resident_memory_bytes", "Resident memory of the process.", memory().0);
@@ -197,6 +188,19 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
         uplink_exposition(&mut text, cells);
     }
     text.text
+}
+
+fn control_exposition(text: &mut Exposition<'_>, cells: &ControlCells) {
+    text.counter(
+        "shard_stalls_total",
+        "Times that a shard stood still for STALL_THRESHOLD.",
+        cells.stalls.get(),
+    );
+    text.counter(
+        "admin_commands_refused_total",
+        "Administrative commands from Redis whose signature, time or form was wrong.",
+        cells.refused.get(),
+    );
 }
 
 fn uplink_exposition(text: &mut Exposition<'_>, cells: &UplinkCells) {
