@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 
 use crate::config::Settings;
 use crate::identity::InstanceId;
-use crate::metrics::{AuthorizationCells, ShardCells, UplinkCells};
+use crate::metrics::{AuthorizationCells, ControlCells, ShardCells, UplinkCells};
 use crate::quota::Quotas;
 
 /// Where the process stands in its life.
@@ -37,6 +37,8 @@ pub struct Instance {
     pub authorization: Option<Arc<AuthorizationCells>>,
     /// Limits that the shards keep together.
     pub quotas: Quotas,
+    /// What the control thread counts.
+    pub control: ControlCells,
     phase: AtomicU8,
 }
 
@@ -51,6 +53,7 @@ impl Instance {
             uplink: settings.redis.is_some().then(Arc::default),
             authorization: settings.authorization.is_some().then(Arc::default),
             settings,
+            control: ControlCells::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
         }
     }
@@ -72,6 +75,18 @@ impl Instance {
     /// Whether the other instances cannot be reached.
     pub fn is_degraded(&self) -> bool {
         self.uplink.as_ref().is_some_and(|cells| cells.link_up.get() == 0)
+    }
+
+    /// Shards whose last turn began longer ago than STALL_THRESHOLD, at `now_ms` since the start. None while the
+    /// process starts or drains: shards come up and end one after the other then.
+    pub fn stalled_shards(&self, now_ms: u64) -> Vec<usize> {
+        if self.phase() != Phase::Serving {
+            return Vec::new();
+        }
+        let most = self.settings.administration.stall_threshold.as_millis() as u64;
+        let stalled = |cells: &ShardCells| now_ms.saturating_sub(cells.last_turn.get()) > most;
+        let shards = self.shards.iter().enumerate();
+        shards.filter(|(_, cells)| stalled(cells)).map(|(index, _)| index).collect()
     }
 
     /// WebSocket connections of all shards.

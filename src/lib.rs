@@ -14,7 +14,9 @@
 //! ARCHITECTURE.md has the glossary, the path of one message file by file, the invariants, and what is
 //! deliberately absent.
 pub mod accept;
+pub mod admin;
 pub mod authorization;
+pub mod ban;
 pub mod codec;
 pub mod command;
 pub mod config;

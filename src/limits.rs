@@ -30,6 +30,22 @@ pub const REQUEST_HEAD_BYTES: usize = 16 * 1024;
 /// Bytes of a TLS record or handshake message that is not complete: the largest ClientHello that is read has
 /// 64 KiB, and comes in records with headers.
 pub const TLS_INCOMPLETE_BYTES: usize = 72 * 1024;
+/// Bytes of a request's body beyond [`crate::config::Settings::max_message_bytes`]: the `messageId`, the braces, some
+/// white space.
+pub const REQUEST_BODY_SPARE_BYTES: usize = 1024;
+
+/// Bytes of an administrator's reason: a close frame has room for 123, RFC 6455 section 5.5.
+pub const REASON_BYTES: usize = 120;
+
+/// Milliseconds that a ban lasts at most: ten years.
+pub const BAN_MS: u64 = 10 * 365 * 86_400_000;
+
+/// Users banned at the same time: their list is copied to every instance, a few MB.
+pub const BANS: usize = 10_000;
+
+/// Rooms in a list of the busiest ones, at most.
+pub const LISTED_ROOMS: usize = 100;
+
 /// Bytes of a display name (a token's `name`): it is repeated in every presence message.
 pub const DISPLAY_NAME_BYTES: usize = 256;
 

@@ -10,7 +10,9 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde::Serialize;
 
 use tableforge::command::keys::SECRET_ALGORITHMS;
+use tableforge::admin::command_line::{self, AdminArgs};
 use tableforge::config::Checked;
+use tableforge::config::setting::parse_span;
 use tableforge::config::sources::SettingArgs;
 use tableforge::permission::RoomRight;
 use tableforge::{limits, logging, preflight, server};
@@ -34,6 +36,8 @@ enum Command {
     Dev(SettingArgs<true>),
     /// Print a token for a try-out, signed with the server's secret.
     Token(TokenArgs),
+    /// Administrate a running cluster over its HTTP interface.
+    Admin(AdminArgs),
 }
 
 #[derive(Args)]
@@ -45,7 +49,7 @@ struct TokenArgs {
     #[arg(long)]
     name: Option<String>,
     /// How long the token is valid: seconds, or a number with s, m, h or d.
-    #[arg(long, default_value = "1h", value_parser = parse_ttl)]
+    #[arg(long, default_value = "1h", value_parser = parse_span)]
     ttl: u64,
     /// Permission: broadcast or admin. May be repeated.
     #[arg(long, value_parser = ["broadcast", "admin"])]
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Command::Serve(given) => start(given),
         Command::Dev(given) => start(given),
         Command::Token(args) => print_token(args).map_err(|error| (error, WRONG_USE)),
+        Command::Admin(args) => command_line::run(args).map_err(|error| (error, FAILED)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -151,22 +156,6 @@ fn print_token(args: TokenArgs) -> Result<(), Box<dyn Error>> {
 
 fn secret_algorithms() -> [&'static str; 3] {
     SECRET_ALGORITHMS.map(|(name, _, _)| name)
-}
-
-fn parse_ttl(text: &str) -> Result<u64, String> {
-    let (number, unit) = match text.strip_suffix(|c: char| c.is_ascii_alphabetic()) {
-        Some(number) => (number, &text[number.len()..]),
-        None => (text, "s"),
-    };
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86400,
-        _ => 0,
-    };
-    let ttl = number.parse::<u64>().ok().and_then(|n| n.checked_mul(seconds)).filter(|ttl| *ttl > 0);
-    ttl.ok_or_else(|| "allowed: seconds, or a number with s, m, h or d, such as 90, 15m, 1h".into())
 }
 
 fn parse_room(text: &str) -> Result<(String, Vec<String>), String> {

@@ -81,6 +81,15 @@ pub struct AuthorizationCells {
     pub breaker_open: Cell,
 }
 
+/// What the control thread counts.
+#[derive(Debug, Default)]
+pub struct ControlCells {
+    /// Times that a shard was found to stand still.
+    pub stalls: Cell,
+    /// Administrative commands from Redis that were refused.
+    pub refused: Cell,
+}
+
 /// What a shard counts.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -205,6 +214,7 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
         sum(|cells| &cells.tls_failures),
     );
     text.counter("panics_total", "Panics contained to one connection.", sum(|cells| &cells.panics));
+    control_exposition(&mut text, &instance.control);
     text.gauge("instances", "Instances of the cluster, this one included.", instance.instances());
     text.gauge("uptime_seconds", "Seconds since the start.", uptime);
     text.gauge("resident_memory_bytes", "Resident memory of the process.", memory().0);
@@ -215,6 +225,19 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
         authorization_exposition(&mut text, cells);
     }
     text.text
+}
+
+fn control_exposition(text: &mut Exposition<'_>, cells: &ControlCells) {
+    text.counter(
+        "shard_stalls_total",
+        "Times that a shard stood still for STALL_THRESHOLD.",
+        cells.stalls.get(),
+    );
+    text.counter(
+        "admin_commands_refused_total",
+        "Administrative commands from Redis whose signature, time or form was wrong.",
+        cells.refused.get(),
+    );
 }
 
 fn uplink_exposition(text: &mut Exposition<'_>, cells: &UplinkCells) {

@@ -9,8 +9,11 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::authorization::{self, Question};
 use crate::accept::certificate::TlsAcceptor;
+use crate::admin;
+use crate::admin::driver::ControlHandle;
+use crate::admin::port::driver::AdminPort;
+use crate::authorization::{self, Question};
 use crate::command::authorize::TokenVerifier;
 use crate::command::driver::KeyFiles;
 use crate::config::Settings;
@@ -18,7 +21,7 @@ use crate::identity::ShardId;
 use crate::instance::{Instance, Phase};
 use crate::limits;
 use crate::shard::driver::{Driver, Surroundings};
-use crate::shard::envelope::{Envelope, LinkState, Publication, UplinkCommand};
+use crate::shard::envelope::{ControlMessage, Envelope, LinkState, Publication, UplinkCommand};
 use crate::shard::mesh::Mesh;
 use crate::shard::outlet::{Outlet, Waker};
 use crate::shard::{Shard, UplinkPort};
@@ -39,6 +42,9 @@ const UPLINK_QUEUE: usize = 32_768;
 /// Publications of all shards that fit before publishing is refused: 100 ms at 300,000 a second.
 const PUBLICATION_QUEUE: usize = 32_768;
 
+/// Administrative messages that fit between the control thread and a shard.
+const CONTROL_QUEUE: usize = 4096;
+
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -47,6 +53,14 @@ pub enum StartError {
     Listen {
         /// The shard.
         shard: usize,
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
+    /// ADMIN_PORT cannot be listened on.
+    #[error("ADMIN_PORT: cannot listen on {address}: {error}; is another process there (ss -ltnp)?")]
+    AdminPort {
         /// Where it was to listen.
         address: SocketAddr,
         /// What the kernel said.
@@ -117,15 +131,24 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
 
     let authorizer = start_authorization(&instance, &mut queues, started);
     let uplink = Uplink::start(&instance, &mut queues, started, &cpus)?;
+    let control = ControlThread::start(&instance, &mut queues, started)?;
+    control.open_port(&instance, verifier.as_ref(), started)?;
     let mut address = SocketAddr::new(instance.settings.ws_host, instance.settings.ws_port);
     let mut threads = Vec::new();
     let columns = std::mem::take(&mut queues.outlets).into_iter().zip(std::mem::take(&mut queues.inboxes));
     for (index, (outlets, inboxes)) in columns.enumerate() {
         let id = ShardId(index as u8);
         let port = uplink.as_ref().map(Uplink::port);
-        let shard = Shard::new(id, instance.clone(), verifier.clone(), Mesh::new(id, outlets), port)
-            .asking(authorizer.clone())
-            .with_tls(tls.clone());
+        let shard = Shard::new(
+            id,
+            instance.clone(),
+            verifier.clone(),
+            Mesh::new(id, outlets),
+            port,
+            Some(control.outlet()),
+        )
+        .asking(authorizer.clone())
+        .with_tls(tls.clone());
         let around = Surroundings {
             instance: instance.clone(),
             started,
@@ -151,6 +174,7 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
             tracing::error!(shard = index, %error, "a shard ended badly");
         }
     }
+    control.handle.stop();
     if let Some(uplink) = uplink {
         uplink.handle.stop();
     }
@@ -190,6 +214,54 @@ fn await_stop(signals: &mut Signals, tls: Option<&TlsAcceptor>) -> Option<i32> {
         }
     }
     None
+}
+
+/// The running control thread, and what others need to reach it.
+struct ControlThread {
+    handle: ControlHandle,
+    messages: Sender<ControlMessage>,
+    waker: Arc<Waker>,
+}
+
+impl ControlThread {
+    /// Starts it; its queues to the shards join the others.
+    fn start(instance: &Arc<Instance>, queues: &mut Queues, started: Instant) -> Result<Self, StartError> {
+        let waker = Waker::new()?;
+        let (messages, inbox) = bounded(CONTROL_QUEUE);
+        let mut shards = Vec::new();
+        for (waker, inboxes) in queues.wakers.iter().zip(&mut queues.inboxes) {
+            let (outlet, inbox) = Outlet::new(CONTROL_QUEUE, waker.clone());
+            shards.push(outlet);
+            inboxes.push(inbox);
+        }
+        let ports = admin::driver::Ports { shards, messages: inbox, waker: waker.clone() };
+        let handle = admin::driver::start(instance, ports, started)?;
+        Ok(Self { handle, messages, waker })
+    }
+
+    /// One shard's way to it.
+    fn outlet(&self) -> Outlet<ControlMessage> {
+        Outlet::to(self.messages.clone(), self.waker.clone())
+    }
+
+    /// Listens on ADMIN_PORT, if it is set.
+    fn open_port(
+        &self,
+        instance: &Arc<Instance>,
+        verifier: Option<&Arc<TokenVerifier>>,
+        started: Instant,
+    ) -> Result<(), StartError> {
+        let Some(address) = instance.settings.administration.address() else { return Ok(()) };
+        let listen = |error| StartError::AdminPort { address, error };
+        let port = AdminPort {
+            instance: instance.clone(),
+            started,
+            verifier: verifier.cloned(),
+            control: self.messages.clone(),
+            waker: self.waker.clone(),
+        };
+        port.serve(std::net::TcpListener::bind(address).map_err(listen)?).map_err(listen)
+    }
 }
 
 /// The running uplink, and what shards need to reach it.

@@ -11,15 +11,25 @@ use crate::metrics;
 const CONSOLE: &str = include_str!("console.html");
 const JSON: &str = "application/json";
 
-/// The complete answer to a request for anything but `/ws`. `uptime` in seconds.
-pub fn respond(request: &Request<'_>, instance: &Instance, uptime: u64) -> String {
+/// The complete answer to a request for anything but `/ws` and `/api/`. `uptime_ms` is the time since the start.
+pub fn respond(request: &Request<'_>, instance: &Instance, uptime_ms: u64) -> String {
+    let separate = instance.settings.administration.port.is_some();
+    if separate && request.path == "/metrics" {
+        return refuse(&Refusal::new("404 Not Found", "this is served on ADMIN_PORT"));
+    }
+    respond_on_any(request, instance, uptime_ms)
+}
+
+/// As [`respond`], on the separate port, which serves everything.
+pub fn respond_on_any(request: &Request<'_>, instance: &Instance, uptime_ms: u64) -> String {
+    let uptime = uptime_ms / 1000;
     if !matches!(request.method, "GET" | "HEAD") {
         let reason = "this address answers GET";
         let refusal = Refusal { status: "405 Method Not Allowed", reason, header: "Allow: GET, HEAD\r\n" };
         return refuse(&refusal);
     }
     let (status, kind, body) = match request.path {
-        "/health" => ("200 OK", JSON, health(instance, uptime)),
+        "/health" => health(instance, uptime_ms),
         "/ready" => ready(instance),
         "/stats" => ("200 OK", JSON, stats(instance, uptime)),
         "/metrics" => {
@@ -53,15 +63,24 @@ fn response(status: &str, kind: &str, header: &str, (length, body): (usize, Stri
     text
 }
 
-fn health(instance: &Instance, uptime: u64) -> String {
-    json!({
-        "status": if instance.is_degraded() { "degraded" } else { "healthy" },
+fn health(instance: &Instance, uptime_ms: u64) -> (&'static str, &'static str, String) {
+    let stalled = instance.stalled_shards(uptime_ms);
+    let (http, status) = match (stalled.is_empty(), instance.is_degraded()) {
+        (false, _) => ("503 Service Unavailable", "unhealthy"),
+        (true, true) => ("200 OK", "degraded"),
+        (true, false) => ("200 OK", "healthy"),
+    };
+    let mut body = json!({
+        "status": status,
         "instanceId": instance.id.as_str(),
         "connections": instance.connections(),
         "rooms": instance.rooms(),
-        "uptime": uptime,
-    })
-    .to_string()
+        "uptime": uptime_ms / 1000,
+    });
+    if !stalled.is_empty() {
+        body["stalledShards"] = json!(stalled);
+    }
+    (http, JSON, body.to_string())
 }
 
 fn ready(instance: &Instance) -> (&'static str, &'static str, String) {

@@ -1,5 +1,6 @@
 //! A socket becomes a WebSocket, or gets an HTTP answer.
 pub mod address;
+pub mod api;
 pub mod certificate;
 pub mod extension;
 pub mod http;

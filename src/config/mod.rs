@@ -1,5 +1,6 @@
 //! The settings of a running server: what they are once read, checked one by one and against each other.
 
+mod administration;
 mod authentication;
 pub mod catalog;
 mod history;
@@ -15,6 +16,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::administration::{AdministrationSettings, ApiKeys};
 pub use self::authentication::{AuthorizationSettings, KeySettings};
 use self::catalog::settings;
 pub use self::history::{HistorySettings, RoomPattern};
@@ -113,6 +115,8 @@ pub struct Settings {
     pub history: HistorySettings,
     /// The certificate for clients; without it the server speaks plaintext.
     pub tls: Option<TlsSettings>,
+    /// Who may administrate, and from where.
+    pub administration: AdministrationSettings,
     /// Redis, if there is a cluster.
     pub redis: Option<RedisSettings>,
 }
@@ -268,6 +272,7 @@ impl Draft {
             input: InputSettings::default(),
             history: HistorySettings::none(),
             tls: None,
+            administration: AdministrationSettings::none(),
             redis: None,
         };
         let redis = RedisSettings {

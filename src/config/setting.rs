@@ -36,6 +36,8 @@ pub enum Group {
     History,
     /// The cluster: Redis and the other instances.
     Redis,
+    /// Who may administrate, from where, and what counts as a stall.
+    Administration,
     /// What is logged, and how.
     Logging,
     /// Named by the contract, refused by this version.
@@ -44,13 +46,14 @@ pub enum Group {
 
 impl Group {
     /// All groups, in the order in which they are listed.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Server,
         Self::Authentication,
         Self::Limits,
         Self::Input,
         Self::History,
         Self::Redis,
+        Self::Administration,
         Self::Logging,
         Self::NotSupported,
     ];
@@ -64,6 +67,7 @@ impl Group {
             Self::Input => "Input",
             Self::History => "History",
             Self::Redis => "Redis",
+            Self::Administration => "Administration",
             Self::Logging => "Logging",
             Self::NotSupported => "Not supported by this version",
         }
@@ -326,6 +330,26 @@ fn shown(value: &str) -> String {
         Some((end, _)) => format!("{:?}…", &value[..end]),
         None => format!("{value:?}"),
     }
+}
+
+/// Reads a span of time of the command line: seconds, or a number with s, m, h or d. Gives seconds.
+///
+/// # Errors
+/// When it is none, or 0.
+pub fn parse_span(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.strip_suffix(|c: char| c.is_ascii_alphabetic()) {
+        Some(number) => (number, &text[number.len()..]),
+        None => (text, "s"),
+    };
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => 0,
+    };
+    let ttl = number.parse::<u64>().ok().and_then(|n| n.checked_mul(seconds)).filter(|ttl| *ttl > 0);
+    ttl.ok_or_else(|| "allowed: seconds, or a number with s, m, h or d, such as 90, 15m, 1h".into())
 }
 
 /// Where a value came from.

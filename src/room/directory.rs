@@ -1,5 +1,6 @@
 //! One shard's slices of rooms: which of its connections are members of what.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -24,6 +25,21 @@ pub struct Slice {
     /// Whether `member_count` has changed since members were told, in a room too large for single
     /// joins and leaves.
     pub size_changed: bool,
+    /// Messages that members here were sent, one for each receiver.
+    deliveries: Cell<u64>,
+}
+
+impl Slice {
+    /// Notes that a message went to `receivers` members.
+    #[inline]
+    pub fn count(&self, receivers: u64) {
+        self.deliveries.set(self.deliveries.get().wrapping_add(receivers));
+    }
+
+    /// Messages that members here were sent, one for each receiver.
+    pub fn deliveries(&self) -> u64 {
+        self.deliveries.get()
+    }
 }
 
 /// Where a connection stands in a slice; the connection keeps one for each of its rooms.
@@ -104,6 +120,7 @@ impl Directory {
             members: Vec::new(),
             member_count: 0,
             size_changed: false,
+            deliveries: Cell::new(0),
         };
         let number = self.free.pop().unwrap_or_else(|| {
             self.slices.push(None);

@@ -10,7 +10,7 @@ use super::{Action, Now, Shard, home, key};
 use crate::accept::extension::Deflate;
 use crate::accept::request::{self, Head, Refusal};
 use crate::accept::upgrade::Upgrade;
-use crate::accept::{http, upgrade};
+use crate::accept::{api, http, upgrade};
 use crate::codec::close::CloseCode;
 use crate::codec::frame;
 use crate::codec::message::{Event, MessageLimits};
@@ -73,6 +73,7 @@ impl Shard {
         session.heard_at = now.ms();
         match session.phase {
             Phase::Handshake => self.read_head(from.slot, bytes, now),
+            Phase::Requesting => self.read_body(from.slot, bytes, now),
             Phase::Attaching => {
                 let early = &mut session.unsettled().early;
                 if early.len() + bytes.len() > early_bytes {
@@ -95,6 +96,11 @@ impl Shard {
     /// closes only its own end reads on (RFC 9112, section 9.6), and with a broken one the send fails.
     pub fn handle_ended(&mut self, from: Key, now: Now) {
         if let Some(session) = self.session(from.slot) {
+            if session.phase == Phase::Requesting {
+                // The answer is still awaited; if nobody reads it, sending it fails.
+                session.ended = true;
+                return;
+            }
             let id = session.id;
             self.forget(id);
             if self.outboxes.is_empty(id.slot) {
@@ -155,8 +161,11 @@ impl Shard {
                     Err(refusal) => self.answer(slot, http::refuse(&refusal), now),
                 }
             }
+            Head::Request(request, length) if api::is_api(request.path) => {
+                self.read_call(slot, &request, &head[length..], now);
+            }
             Head::Request(request, _) => {
-                let answer = http::respond(&request, &self.instance, now.since_start_ms / 1000);
+                let answer = http::respond(&request, &self.instance, now.since_start_ms);
                 self.answer(slot, answer, now);
             }
         }
@@ -237,6 +246,10 @@ impl Shard {
 
     /// The first message goes out, and frames that came early are read.
     pub(super) fn establish(&mut self, slot: u32, now: Now) {
+        let Some(id) = self.session(slot).map(|session| session.id) else { return };
+        if self.close_if_banned(id, now) {
+            return;
+        }
         let settings = self.settings();
         let (heartbeat, max_bytes) = (settings.ping_interval, settings.max_message_bytes);
         let Some(session) = self.session(slot) else { return };

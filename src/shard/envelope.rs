@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use crossbeam_channel::Sender;
 
+use crate::accept::api::{Answer, Route};
 use crate::authorization::Verdict;
-use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
+use crate::ban::{Ban, Bans};
+use crate::identity::{ConnectionId, InstanceId, RoomId, ShardId, UserId};
 use crate::room::history::{NotRecovered, Position};
 pub use crate::room::presence::Member;
 use crate::room::route::RoomRoute;
@@ -161,6 +164,128 @@ pub enum Envelope {
     },
     /// The state of the link to the other instances changed.
     Link(LinkState),
+
+    // ── administration ────────────────────────────────────────────────────────────────────
+    /// To the room's home: a frame of a room without history that no member has sent, for all its members here.
+    ToRoom {
+        /// The room.
+        room: RoomId,
+        /// The frame.
+        frame: Bytes,
+    },
+    /// Who is banned from now on; those who are connected are closed.
+    Bans(Arc<Bans>),
+    /// The control thread asks, or has something done; answered with [`ControlMessage::Part`].
+    Ask {
+        /// Its number for it.
+        task: u64,
+        /// What it asks.
+        question: Question,
+    },
+    /// The control thread's answer to a request of this shard.
+    Answered {
+        /// The request.
+        ticket: u32,
+        /// The answer.
+        answer: Answer,
+    },
+    /// A request to `/api/` that came in on the separate port and was found to be permitted.
+    Api(Box<PortRequest>),
+}
+
+/// A request of the separate port.
+#[derive(Debug)]
+pub struct PortRequest {
+    /// What it asks for.
+    pub route: Route,
+    /// Its body.
+    pub body: Vec<u8>,
+    /// Where the answer goes.
+    pub reply: Sender<Answer>,
+}
+
+/// What the control thread asks of every shard.
+#[derive(Clone, Debug)]
+pub enum Question {
+    /// The user's connections.
+    Sessions(UserId),
+    /// Close the user's connections with 4503 and this reason.
+    Disconnect(UserId, String),
+    /// The busiest rooms, at most so many.
+    Rooms(usize),
+}
+
+/// One shard's part of the answer to a [`Question`].
+#[derive(Debug)]
+pub enum Part {
+    /// The user's connections.
+    Sessions(Vec<SessionFacts>),
+    /// How many were closed.
+    Disconnected(u64),
+    /// Rooms, each with its connections and the messages that they were sent, on this shard.
+    Rooms(Vec<(RoomId, u64, u64)>),
+}
+
+/// One connection of a user.
+#[derive(Debug)]
+pub struct SessionFacts {
+    /// Its `socketId`.
+    pub socket: String,
+    /// Rooms that it is in.
+    pub rooms: usize,
+    /// Milliseconds for which it has been open.
+    pub open_ms: u64,
+}
+
+/// To the control thread.
+#[derive(Debug)]
+pub enum ControlMessage {
+    /// An administrator's request.
+    Order {
+        /// What is wanted.
+        order: Order,
+        /// Who waits for the answer.
+        reply: ReplyTo,
+    },
+    /// A shard's part of the answer to [`Envelope::Ask`].
+    Part {
+        /// The question's number.
+        task: u64,
+        /// The part.
+        part: Part,
+    },
+    /// A request of the separate port: for a shard that is awake.
+    Api(Box<PortRequest>),
+}
+
+/// Who waits for the answer to an [`Order`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// The shard.
+    pub shard: ShardId,
+    /// The shard's number for the request.
+    pub ticket: u32,
+}
+
+/// What an administrator wants of the whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The instances.
+    Instances,
+    /// The busiest rooms, at most so many.
+    Rooms(usize),
+    /// A user's connections.
+    User(UserId),
+    /// Close a user's connections.
+    Disconnect(UserId, String),
+    /// Keep a user out.
+    Ban(UserId, Ban),
+    /// Let a user in again.
+    Unban(UserId),
+    /// Who is banned.
+    Bans,
+    /// Send an instance's clients away and stop it.
+    Drain(InstanceId),
 }
 
 /// A connection's wish to be in a room.

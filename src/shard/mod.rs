@@ -4,6 +4,7 @@
 //! done in its outboxes, its mesh and its list of [`Action`]s. The driver joins it to a ring.
 
 mod admission;
+pub mod api;
 mod authorization;
 mod connection;
 pub mod driver;
@@ -25,7 +26,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use self::envelope::{LinkState, Publication, UplinkCommand};
+use self::api::Api;
+use self::envelope::{ControlMessage, LinkState, Publication, UplinkCommand};
 use self::expiry::Expiries;
 use self::mesh::Mesh;
 use self::outlet::Outlet;
@@ -118,16 +120,18 @@ pub struct Shard {
     /// Connections whose tokens run out before the sweep sees them again.
     expiries: Expiries,
     drain: Option<Drain>,
+    api: Api,
 }
 
 impl Shard {
-    /// A shard without connections.
+    /// A shard without connections. Without `control` nothing that needs the whole instance can be administrated.
     pub fn new(
         id: ShardId,
         instance: Arc<Instance>,
         verifier: Option<Arc<TokenVerifier>>,
         mesh: Mesh,
         uplink: Option<UplinkPort>,
+        control: Option<Outlet<ControlMessage>>,
     ) -> Self {
         let archive = Archive::new(
             instance.settings.history.bounds(),
@@ -159,6 +163,7 @@ impl Shard {
             sweep_from: 0,
             expiries: Expiries::default(),
             drain: None,
+            api: Api::new(control),
         }
     }
 
@@ -216,6 +221,7 @@ impl Shard {
         if let Some(uplink) = &mut self.uplink {
             uplink.commands.flush();
         }
+        self.api.flush();
     }
 
     /// Whether no connection is left.

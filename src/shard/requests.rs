@@ -190,6 +190,12 @@ impl Shard {
                 return Ok(Outcome::Done);
             }
         };
+        if let Some(ban) = self.api.bans.of(identity.user.as_str(), now.unix_ms) {
+            let reason = ban.reason.clone();
+            self.error(id.slot, ErrorCode::Forbidden, "this user is banned", message_id, None);
+            self.close(id.slot, CloseCode::Disconnected, &reason, now);
+            return Ok(Outcome::Done);
+        }
         let Some(session) = self.session_of(id) else { return Ok(Outcome::Done) };
         if let Some(current) = &mut session.identity {
             if current.user == identity.user {
@@ -399,6 +405,7 @@ impl Shard {
             outboxes.push(member.slot, forms.fitting(member.window));
         });
         self.cells.deliveries.add(count);
+        slice.count(count);
         self.cells.compressed.add(forms.is_compressed().into());
         for shard in slice.route.shards().without(self.id) {
             let envelope =

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::Now;
 use super::resume::Resuming;
+use crate::accept::api::Call;
 use crate::codec::message::Decoder;
 use crate::command::authorize::Identity;
 use crate::identity::{ConnectionId, RoomId};
@@ -18,6 +19,8 @@ use crate::room::history::Position;
 pub(super) enum Phase {
     /// The request head is not complete.
     Handshake,
+    /// A request to `/api/`: its body is not complete, or its answer is awaited.
+    Requesting,
     /// Upgraded; the user is being made reachable from everywhere. Nothing has been said yet.
     Attaching,
     /// Messages go both ways.
@@ -79,6 +82,8 @@ pub(super) struct Unsettled {
     pub(super) resuming: Option<Box<Resuming>>,
     /// The `authenticate` message that waits for the user to be attached.
     pub(super) authenticating: Option<Option<Box<str>>>,
+    /// The request whose body is being read into `early`.
+    pub(super) request: Option<Call>,
 }
 
 /// One connection.

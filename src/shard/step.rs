@@ -37,6 +37,7 @@ impl Shard {
     }
 
     fn step(&mut self, envelope: Envelope, now: Now) {
+        let Some(envelope) = self.step_api(envelope, now) else { return };
         match envelope {
             Envelope::Join(join) => self.home_join(join, now),
             Envelope::Leave { room, connection, user } => self.home_leave(&room, connection, &user),
@@ -65,6 +66,11 @@ impl Shard {
             Envelope::UserFrame { user, frame } => self.deliver_to_user(&user, &frame),
             Envelope::GlobalFrame { frame } => self.deliver_to_everyone(&frame),
             Envelope::Link(state) => self.link_changed(state),
+            Envelope::Bans(_)
+            | Envelope::ToRoom { .. }
+            | Envelope::Ask { .. }
+            | Envelope::Answered { .. }
+            | Envelope::Api(_) => {}
         }
     }
 
@@ -204,6 +210,10 @@ impl Shard {
         if session.phase == Phase::Attaching {
             return self.establish(connection.slot, now);
         }
+        if self.close_if_banned(connection, now) {
+            return;
+        }
+        let Some(session) = self.session_of(connection) else { return };
         let waiting = session.unsettled.as_mut().and_then(|unsettled| unsettled.authenticating.take());
         session.settle();
         if let (Some(message_id), Some(identity)) = (waiting, &session.identity) {
@@ -286,6 +296,7 @@ impl Shard {
             outboxes.push(member.slot, forms.fitting(member.window));
         });
         self.cells.deliveries.add(count);
+        self.directory.slice(slice).count(count);
         self.cells.compressed.add(forms.is_compressed().into());
     }
 

@@ -6,7 +6,7 @@
 use super::envelope::{Asker, Envelope, ReadHistory};
 use super::mesh::Mesh;
 use super::session::Phase;
-use super::{Action, Now, Shard, home, key};
+use super::{Action, Now, Shard, api, home, key};
 use crate::accept::http;
 use crate::accept::request::Refusal;
 use crate::codec::close::CloseCode;
@@ -77,6 +77,7 @@ impl Shard {
             self.sweep_from = 0;
             self.deliver_sizes();
             self.look_at_questions(now);
+            self.look_at_api(now);
             let homes = &self.homes;
             self.archive.sweep(now.since_start_ms, |room| homes.get(room.as_str()).is_some());
             self.outboxes.trim();
@@ -92,6 +93,9 @@ impl Shard {
         let in_phase = now.ms().wrapping_sub(session.since);
         match session.phase {
             Phase::Handshake if in_phase >= head_time => self.refuse_slow_head(slot, now),
+            Phase::Requesting if in_phase >= head_time.max(api::ANSWER_MS) => {
+                self.refuse_slow_request(slot, now);
+            }
             Phase::Open => self.look_at_open(slot, now),
             Phase::Closing | Phase::Finishing if in_phase >= CLOSE_MS => self.drop_connection(id, now),
             _ => {}

@@ -6,6 +6,7 @@
 #[macro_use]
 mod harness;
 
+mod api;
 mod authorization;
 mod browser;
 mod cluster;

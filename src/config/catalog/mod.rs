@@ -1,5 +1,6 @@
 //! Every setting, once: `--help`, the environment, the file and the documentation are made from it.
 
+mod administration;
 mod authentication;
 mod history;
 mod input;
@@ -20,7 +21,7 @@ use super::setting::Unit::{Bytes, Count, Milliseconds};
 use super::setting::{Kind, Setting, WrongForm};
 
 /// The settings by subject, in the order in which they are listed.
-static SUBJECTS: [&[Setting]; 10] = [
+static SUBJECTS: [&[Setting]; 11] = [
     server::SETTINGS,
     tls::SETTINGS,
     authentication::SETTINGS,
@@ -29,6 +30,7 @@ static SUBJECTS: [&[Setting]; 10] = [
     input::SETTINGS,
     history::SETTINGS,
     redis::SETTINGS,
+    administration::SETTINGS,
     logging::SETTINGS,
     unsupported::SETTINGS,
 ];

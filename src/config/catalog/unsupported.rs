@@ -6,7 +6,6 @@ use crate::config::setting::{Kind, Setting};
 
 /// In the order in which they are listed.
 pub static SETTINGS: &[Setting] = &[
-    not_supported("API_KEY", "Key for the administrative HTTP interface.", &[]),
 ];
 
 const fn not_supported(

@@ -53,7 +53,7 @@ pub fn exchange(port: u16, request: &[u8]) -> std::io::Result<Response> {
     read_response(&mut BufReader::new(stream))
 }
 
-/// Reads one answer, with its body unless it is an upgrade.
+/// Reads one answer, with its body unless it is an upgrade or an interim one.
 pub fn read_response(stream: &mut impl BufRead) -> std::io::Result<Response> {
     let status_line = read_line(stream)?;
     let status = status_line.split(' ').nth(1).and_then(|code| code.parse().ok());
@@ -68,7 +68,7 @@ pub fn read_response(stream: &mut impl BufRead) -> std::io::Result<Response> {
     let length = response.header("content-length").and_then(|length| length.parse().ok());
     let mut body = Vec::new();
     match length {
-        _ if status == 101 => {}
+        _ if status < 200 => {}
         Some(length) => {
             stream.take(length).read_to_end(&mut body)?;
         }

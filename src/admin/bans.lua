@@ -1,0 +1,14 @@
+-- All bans that still hold, as user, ban, user, ban …; those that have ended are taken out. KEYS: the hash `bans`.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local all, holding = redis.call('HGETALL', KEYS[1]), {}
+for i = 1, #all, 2 do
+  local ends = tonumber(string.match(all[i + 1], '^%d+')) or 0
+  if ends <= now then
+    redis.call('HDEL', KEYS[1], all[i])
+  else
+    holding[#holding + 1] = all[i]
+    holding[#holding + 1] = all[i + 1]
+  end
+end
+return holding

@@ -1,0 +1,3 @@
+//! The separate port for probes, metrics and administration.
+
+pub mod driver;
