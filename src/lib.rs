@@ -29,4 +29,5 @@ pub mod room;
 pub mod send;
 pub mod server;
 pub mod shard;
+pub mod systemd;
 pub mod uplink;

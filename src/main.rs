@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
@@ -33,6 +34,13 @@ enum Command {
     Dev(SettingArgs<true>),
     /// Print a token for a try-out, signed with the server's secret.
     Token(TokenArgs),
+    /// Print the completions of a shell, to be read by it at its start.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page, in roff.
+    Man,
 }
 
 #[derive(Args)]
@@ -68,6 +76,12 @@ fn main() -> ExitCode {
         Command::Serve(given) => start(given),
         Command::Dev(given) => start(given),
         Command::Token(args) => print_token(args).map_err(|error| (error, WRONG_USE)),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tableforge", &mut script);
+            print(&script)
+        }
+        Command::Man => man_page().and_then(|page| print(&page)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -94,6 +108,33 @@ fn start<const DEV: bool>(given: SettingArgs<DEV>) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     server::run(settings).map_err(|error| (error, FAILED))
+}
+
+/// Whoever reads may stop before the end, as a pager does.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err((error.into(), FAILED)),
+        _ => Ok(()),
+    }
+}
+
+/// One page: the commands, and a section for the options of each.
+fn man_page() -> Result<Vec<u8>, Failure> {
+    let mut page = Vec::new();
+    let mut write = || {
+        let command = Cli::command();
+        clap_mangen::Man::new(command.clone()).render(&mut page)?;
+        for sub in command.get_subcommands() {
+            let title = format!("tableforge {}", sub.get_name());
+            writeln!(page, ".SH \"{}\"", title.to_uppercase())?;
+            let sub = clap_mangen::Man::new(sub.clone().bin_name(title));
+            sub.render_synopsis_section(&mut page)?;
+            sub.render_options_section(&mut page)?;
+        }
+        Ok(())
+    };
+    write().map_err(|error: std::io::Error| (error.into(), FAILED))?;
+    Ok(page)
 }
 
 #[derive(Serialize)]

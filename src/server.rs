@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::command::authorize::TokenVerifier;
@@ -18,6 +18,7 @@ use crate::shard::envelope::{Envelope, LinkState, Publication, UplinkCommand};
 use crate::shard::mesh::Mesh;
 use crate::shard::outlet::{Outlet, Waker};
 use crate::shard::{Shard, UplinkPort};
+use crate::systemd::{self, Watchdog};
 use crate::uplink;
 use crate::uplink::driver::{Ports, UplinkHandle};
 use crate::uplink::registry::Load;
@@ -99,7 +100,7 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     getrandom::fill(&mut boot).map_err(StartError::Random)?;
     let verifier = TokenVerifier::new(&settings).map(Arc::new);
     let instance = Arc::new(Instance::new(settings, u32::from_ne_bytes(boot)));
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(StartError::Process)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(StartError::Process)?;
     let shards = instance.settings.shards;
     let mut queues = mesh_queues(shards).map_err(StartError::Process)?;
     let wakers = queues.wakers.clone();
@@ -127,7 +128,16 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     instance.enter(Phase::Serving);
     announce(&instance, address);
 
-    let signal = signals.forever().next();
+    let _watchdog = Watchdog::start(&instance, started).map_err(StartError::Process)?;
+    systemd::ready();
+
+    let signal = signals.forever().find(|signal| {
+        if *signal == SIGHUP {
+            systemd::reloading(|| tracing::info!("SIGHUP: no setting is read again while the server runs"));
+        }
+        *signal != SIGHUP
+    });
+    systemd::stopping();
     tracing::info!(signal, "draining: no new connections, clients are asked to come back elsewhere");
     instance.enter(Phase::Draining);
     for waker in &wakers {

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 use tableforge::command::authorize::TokenVerifier;
 use tableforge::config::Settings;
+use tableforge::config::setting::{Kind, Setting};
 use tableforge::permission::RoomRight;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -238,4 +239,38 @@ fn version_and_help_say_what_they_should() {
     assert!(!serve.contains(SECRET), "a secret from the environment is shown");
     let dev = String::from_utf8(run(&["dev", "--help"], &[]).stdout).unwrap();
     assert!(dev.contains("--ws-port") && !dev.contains("--redis-host"), "{dev}");
+}
+
+#[test]
+fn completions_know_the_commands_and_settings_in_every_shell() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completions", shell], &[]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("redis-host") && text.contains("serve"), "{shell}");
+    }
+    let output = run(&["completions", "powerhell"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn bash_takes_the_completions_and_completes_a_flag() {
+    let script = run(&["completions", "bash"], &[]).stdout;
+    let ask = "COMP_WORDS=(tableforge serve --redis-ho); COMP_CWORD=2; \
+               _tableforge tableforge --redis-ho serve; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let text = [&script[..], ask.as_bytes()].concat();
+    let output = Command::new("bash").arg("-c").arg(String::from_utf8(text).unwrap()).output().unwrap();
+    let answer = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(answer.trim(), "--redis-host", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_man_page_has_every_command_and_setting() {
+    let output = run(&["man"], &[]);
+    let page = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && page.contains(".TH"), "{page}");
+    let listed = |setting: &&Setting| !matches!(setting.kind, Kind::NotSupported { .. });
+    for setting in tableforge::config::catalog::settings().filter(listed) {
+        let flag = setting.flag().replace('-', "\\-");
+        assert!(page.contains(&flag), "{flag}");
+    }
 }

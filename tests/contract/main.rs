@@ -13,4 +13,5 @@ mod overload;
 mod process;
 mod protocol;
 mod spread;
+mod systemd;
 mod websocket;
