@@ -17,6 +17,7 @@ pub mod accept;
 pub mod codec;
 pub mod command;
 pub mod config;
+pub mod doctor;
 pub mod identity;
 pub mod instance;
 pub mod limits;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,10 +11,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
-use tableforge::config::Checked;
 use tableforge::config::sources::SettingArgs;
+use tableforge::config::{Checked, Mode, Settings};
 use tableforge::permission::RoomRight;
-use tableforge::{limits, logging, preflight, server};
+use tableforge::{doctor, limits, logging, preflight, server};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -34,6 +35,8 @@ enum Command {
     Dev(SettingArgs<true>),
     /// Print a token for a try-out, signed with the server's secret.
     Token(TokenArgs),
+    /// Say whether the server can run here with these settings, what this machine carries, and what would be better.
+    Doctor(DoctorArgs),
     /// Print the completions of a shell, to be read by it at its start.
     Completions {
         /// The shell.
@@ -41,6 +44,15 @@ enum Command {
     },
     /// Print the man page, in roff.
     Man,
+}
+
+#[derive(Args)]
+struct DoctorArgs {
+    /// Print JSON, for programs.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingArgs<false>,
 }
 
 #[derive(Args)]
@@ -76,6 +88,7 @@ fn main() -> ExitCode {
         Command::Serve(given) => start(given),
         Command::Dev(given) => start(given),
         Command::Token(args) => print_token(args).map_err(|error| (error, WRONG_USE)),
+        Command::Doctor(args) => return diagnose(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tableforge", &mut script);
@@ -135,6 +148,36 @@ fn man_page() -> Result<Vec<u8>, Failure> {
     };
     write().map_err(|error: std::io::Error| (error.into(), FAILED))?;
     Ok(page)
+}
+
+/// 0 when the server can run, 1 when not; what was found goes to stdout either way.
+fn diagnose(args: DoctorArgs) -> ExitCode {
+    let defaults = Settings::from_given(Mode::Dev, &[]).map(|checked| checked.settings);
+    let given = args.settings.load().map(|checked| checked.settings).map_err(|error| error.to_string());
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let root = variable("TABLEFORGE_TUNING_ROOT").unwrap_or_else(|| "/".to_owned());
+    let shard_cpus = variable("TABLEFORGE_SHARD_CPUS");
+    let defaults = match defaults {
+        Ok(defaults) => defaults,
+        Err(error) => {
+            eprintln!("tableforge: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let diagnosis = doctor::diagnose(
+        given.as_ref().map_err(Clone::clone),
+        &defaults,
+        Path::new(&root),
+        shard_cpus.as_deref(),
+    );
+    let text = match serde_json::to_string(&diagnosis) {
+        Ok(json) if args.json => format!("{json}\n"),
+        _ => diagnosis.to_string(),
+    };
+    match print(text.as_bytes()) {
+        Ok(()) if diagnosis.ok => ExitCode::SUCCESS,
+        _ => ExitCode::from(FAILED),
+    }
 }
 
 #[derive(Serialize)]

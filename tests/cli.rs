@@ -274,3 +274,42 @@ fn the_man_page_has_every_command_and_setting() {
         assert!(page.contains(&flag), "{flag}");
     }
 }
+
+#[test]
+fn the_doctor_says_what_the_machine_carries() {
+    let given =
+        [("AUTH_REQUIRED", "false"), ("WS_HOST", "127.0.0.1"), ("WS_PORT", "0"), ("WS_MAX_CONNECTIONS", "7")];
+    let output = run(&["doctor", "--json"], &given);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &said["ok"]), (Some(0), &true.into()), "{said}");
+    assert_eq!(said["carries"]["connections"], 7, "the setting is the least here");
+    assert!(
+        said["carries"]["byMemory"].as_u64().unwrap() > 1000 && said["carries"]["byDescriptors"].is_u64()
+    );
+    let names: Vec<_> =
+        said["checks"].as_array().unwrap().iter().map(|check| check["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["settings", "kernel", "locked memory", "io_uring", "CPUs", "descriptors", "port"]);
+    let text = String::from_utf8(run(&["doctor"], &given).stdout).unwrap();
+    assert!(
+        text.contains("carries 7 idle connections") && text.contains("The server can run here."),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_doctor_fails_for_what_would_stop_the_server() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let open = ("AUTH_REQUIRED", "false");
+    for (given, name) in [
+        (vec![], "settings"),
+        (vec![open, ("WS_HOST", "192.0.2.1")], "port"),
+        (vec![open, ("WS_PORT", "0"), ("REDIS_HOST", "127.0.0.1"), ("REDIS_PORT", &port)], "redis"),
+        (vec![open, ("WS_PORT", "0"), ("TABLEFORGE_SHARD_CPUS", "none")], "tuning"),
+    ] {
+        let output = run(&["doctor", "--json"], &given);
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}: {said}");
+        let failed = said["checks"].as_array().unwrap().iter().filter(|check| check["verdict"] == "failed");
+        assert_eq!(failed.map(|check| check["name"].as_str().unwrap()).collect::<Vec<_>>(), [name]);
+    }
+}

@@ -226,3 +226,40 @@ fn shard_cpus_can_be_named_and_have_to_leave_one() {
     machine.write("sys/devices/system/cpu/online", "0-1\n");
     assert!(!machine.run("check", &[], "").1.contains("rps_cpus"), "two CPUs are the shards' and everyone's");
 }
+
+#[test]
+fn the_doctor_sees_what_check_sees() {
+    let machine = Machine::new("doctor");
+    for shard_cpus in ["", "4-7", "1,3"] {
+        let (_, text) = machine.run("check", &["--tsv"], shard_cpus);
+        let mut checked: Vec<_> = text.lines().map(|line| line.split('\t').collect::<Vec<_>>()).collect();
+        let output = Command::new(env!("CARGO_BIN_EXE_tableforge"))
+            .args(["doctor", "--json", "--auth-required", "false", "--ws-port", "0"])
+            .env("TABLEFORGE_TUNING_ROOT", &machine.0)
+            .env("TABLEFORGE_SHARD_CPUS", shard_cpus)
+            .output()
+            .unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let text = |row: &serde_json::Value, name: &str| row[name].as_str().unwrap().to_owned();
+        let mut seen: Vec<Vec<String>> = said["tuning"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| {
+                let mark = if row["met"] == true { "met" } else { "unmet" };
+                let file = text(row, "file").trim_start_matches('/').to_owned();
+                let rest = ["current", "wanted", "why"].map(|name| text(row, name));
+                [&[mark.to_owned(), text(row, "subject"), file][..], &rest].concat()
+            })
+            .collect();
+        checked.sort();
+        seen.sort();
+        // The script shows line ends of a text as semicolons.
+        let seen: Vec<Vec<_>> = seen
+            .iter()
+            .map(|row| row.iter().map(|field| field.replace("1048576 * - mem", "1048576; * - mem")).collect())
+            .collect();
+        assert_eq!(seen, checked, "shards on {shard_cpus:?}");
+        assert!(checked.len() > 10);
+    }
+}

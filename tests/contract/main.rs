@@ -12,6 +12,7 @@ mod http_interface;
 mod overload;
 mod process;
 mod protocol;
+mod proxies;
 mod spread;
 mod systemd;
 mod websocket;
