@@ -168,3 +168,21 @@ fn redis_takes_its_configuration() {
     assert!(buffers.contains("pubsub 268435456 67108864 30"), "{buffers}");
     assert_eq!(memory, "2147483648");
 }
+
+#[test]
+fn the_debian_package_names_files_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest: toml::Table = std::fs::read_to_string(root.join("Cargo.toml")).unwrap().parse().unwrap();
+    let package = &manifest["package"]["metadata"]["deb"];
+    for asset in package["assets"].as_array().unwrap() {
+        let from = asset[0].as_str().unwrap();
+        if let Some((directory, ending)) = from.split_once('*') {
+            let entries = std::fs::read_dir(root.join(directory)).unwrap();
+            let fits = entries.flatten().any(|entry| entry.path().to_string_lossy().ends_with(ending));
+            assert!(fits, "{from}");
+        } else {
+            assert!(from.starts_with("target/release/") || root.join(from).exists(), "{from}");
+        }
+    }
+    assert!(path("systemd/tableforge.service").exists() && path("debian/environment").exists());
+}
