@@ -2,20 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use jsonwebtoken::{EncodingKey, Header};
 use serde::Serialize;
 
-use tableforge::command::keys::SECRET_ALGORITHMS;
 use tableforge::admin::command_line::{self, AdminArgs};
-use tableforge::config::Checked;
+use tableforge::command::keys::SECRET_ALGORITHMS;
 use tableforge::config::setting::parse_span;
 use tableforge::config::sources::SettingArgs;
+use tableforge::config::{Checked, Mode, Settings};
 use tableforge::permission::RoomRight;
-use tableforge::{limits, logging, preflight, server};
+use tableforge::{doctor, limits, logging, preflight, server};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -38,6 +40,24 @@ enum Command {
     Token(TokenArgs),
     /// Administrate a running cluster over its HTTP interface.
     Admin(AdminArgs),
+    /// Say whether the server can run here with these settings, what this machine carries, and what would be better.
+    Doctor(DoctorArgs),
+    /// Print the completions of a shell, to be read by it at its start.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page, in roff.
+    Man,
+}
+
+#[derive(Args)]
+struct DoctorArgs {
+    /// Print JSON, for programs.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingArgs<false>,
 }
 
 #[derive(Args)]
@@ -77,6 +97,13 @@ fn main() -> ExitCode {
         Command::Dev(given) => start(given),
         Command::Token(args) => print_token(args).map_err(|error| (error, WRONG_USE)),
         Command::Admin(args) => command_line::run(args).map_err(|error| (error, FAILED)),
+        Command::Doctor(args) => return diagnose(args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tableforge", &mut script);
+            print(&script)
+        }
+        Command::Man => man_page().and_then(|page| print(&page)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -103,6 +130,63 @@ fn start<const DEV: bool>(given: SettingArgs<DEV>) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     server::run(settings).map_err(|error| (error, FAILED))
+}
+
+/// Whoever reads may stop before the end, as a pager does.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err((error.into(), FAILED)),
+        _ => Ok(()),
+    }
+}
+
+/// One page: the commands, and a section for the options of each.
+fn man_page() -> Result<Vec<u8>, Failure> {
+    let mut page = Vec::new();
+    let mut write = || {
+        let command = Cli::command();
+        clap_mangen::Man::new(command.clone()).render(&mut page)?;
+        for sub in command.get_subcommands() {
+            let title = format!("tableforge {}", sub.get_name());
+            writeln!(page, ".SH \"{}\"", title.to_uppercase())?;
+            let sub = clap_mangen::Man::new(sub.clone().bin_name(title));
+            sub.render_synopsis_section(&mut page)?;
+            sub.render_options_section(&mut page)?;
+        }
+        Ok(())
+    };
+    write().map_err(|error: std::io::Error| (error.into(), FAILED))?;
+    Ok(page)
+}
+
+/// 0 when the server can run, 1 when not; what was found goes to stdout either way.
+fn diagnose(args: DoctorArgs) -> ExitCode {
+    let defaults = Settings::from_given(Mode::Dev, &[]).map(|checked| checked.settings);
+    let given = args.settings.load().map(|checked| checked.settings).map_err(|error| error.to_string());
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let root = variable("TABLEFORGE_TUNING_ROOT").unwrap_or_else(|| "/".to_owned());
+    let shard_cpus = variable("TABLEFORGE_SHARD_CPUS");
+    let defaults = match defaults {
+        Ok(defaults) => defaults,
+        Err(error) => {
+            eprintln!("tableforge: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let diagnosis = doctor::diagnose(
+        given.as_ref().map_err(Clone::clone),
+        &defaults,
+        Path::new(&root),
+        shard_cpus.as_deref(),
+    );
+    let text = match serde_json::to_string(&diagnosis) {
+        Ok(json) if args.json => format!("{json}\n"),
+        _ => diagnosis.to_string(),
+    };
+    match print(text.as_bytes()) {
+        Ok(()) if diagnosis.ok => ExitCode::SUCCESS,
+        _ => ExitCode::from(FAILED),
+    }
 }
 
 #[derive(Serialize)]

@@ -94,19 +94,36 @@ pub enum PreflightError {
     Listen(SocketAddr, #[source] io::Error),
 }
 
+/// What one look is for, and what is found: nothing, a warning, or why the server cannot run.
+type Look = (&'static str, fn(&Settings) -> Result<Option<String>, PreflightError>);
+
+/// In the order in which they are made: what comes later rests on what comes before.
+const LOOKS: [Look; 6] = [
+    ("kernel", |_| check_kernel(&rustix::system::uname().release().to_string_lossy()).map(|()| None)),
+    ("locked memory", |_| check_memlock(raise(Resource::Memlock)).map(|()| None)),
+    ("io_uring", |_| check_uring().map(|()| None)),
+    ("CPUs", |settings| check_cpus(settings.shards, usable_cpus())),
+    ("descriptors", |settings| Ok(check_descriptors(raise(Resource::Nofile), settings.ws_max_connections))),
+    ("port", |settings| check_port(SocketAddr::new(settings.ws_host, settings.ws_port)).map(|()| None)),
+];
+
+/// Looks at this machine for what `settings` need, and raises the process's own limits as far as they go. Each look
+/// has its name and its outcome: maybe a warning, or what is missing.
+pub fn looks(
+    settings: &Settings,
+) -> impl Iterator<Item = (&'static str, Result<Option<String>, PreflightError>)> {
+    LOOKS.iter().map(move |(name, look)| (*name, look(settings)))
+}
+
 /// Checks this machine for what `settings` need, and raises the process's own limits as far as they go.
 ///
 /// # Errors
 /// With the first thing that is missing.
 pub fn check(settings: &Settings) -> Result<Report, PreflightError> {
     let mut report = Report::default();
-    check_kernel(&rustix::system::uname().release().to_string_lossy())?;
-    let memlock = raise(Resource::Memlock);
-    check_memlock(memlock)?;
-    check_uring()?;
-    report.warnings.extend(check_cpus(settings.shards, usable_cpus())?);
-    report.warnings.extend(check_descriptors(raise(Resource::Nofile), settings.ws_max_connections));
-    check_port(SocketAddr::new(settings.ws_host, settings.ws_port))?;
+    for (_, outcome) in looks(settings) {
+        report.warnings.extend(outcome?);
+    }
     Ok(report)
 }
 

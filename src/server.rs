@@ -25,6 +25,7 @@ use crate::shard::envelope::{ControlMessage, Envelope, LinkState, Publication, U
 use crate::shard::mesh::Mesh;
 use crate::shard::outlet::{Outlet, Waker};
 use crate::shard::{Shard, UplinkPort};
+use crate::systemd::{self, Watchdog};
 use crate::uplink;
 use crate::uplink::driver::{Ports, UplinkHandle};
 use crate::uplink::history::HistoryRules;
@@ -163,7 +164,10 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     instance.enter(Phase::Serving);
     announce(&instance, address);
 
+    let _watchdog = Watchdog::start(&instance, started).map_err(StartError::Process)?;
+    systemd::ready();
     let signal = await_stop(&mut signals, tls.as_deref());
+    systemd::stopping();
     tracing::info!(signal, "draining: no new connections, clients are asked to come back elsewhere");
     instance.enter(Phase::Draining);
     for waker in &wakers {
@@ -204,14 +208,14 @@ fn start_authorization(
 /// Waits for the signal to stop; SIGHUP has the certificate read again.
 fn await_stop(signals: &mut Signals, tls: Option<&TlsAcceptor>) -> Option<i32> {
     for signal in signals.forever() {
-        match (signal, tls) {
-            (SIGHUP, None) => tracing::info!("SIGHUP: there is no certificate to read again"),
-            (SIGHUP, Some(tls)) => match tls.reload() {
-                Ok(()) => tracing::info!("the certificate was read again: new connections get it"),
-                Err(error) => tracing::error!(%error, "the certificate from before stays"),
-            },
-            _ => return Some(signal),
+        if signal != SIGHUP {
+            return Some(signal);
         }
+        systemd::reloading(|| match tls.map(TlsAcceptor::reload) {
+            None => tracing::info!("SIGHUP: there is no certificate to read again"),
+            Some(Ok(())) => tracing::info!("the certificate was read again: new connections get it"),
+            Some(Err(error)) => tracing::error!(%error, "the certificate from before stays"),
+        });
     }
     None
 }

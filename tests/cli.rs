@@ -126,14 +126,6 @@ fn a_short_secret_is_refused_with_the_reason_and_not_shown() {
 }
 
 #[test]
-fn a_setting_that_is_not_implemented_is_refused_unless_it_asks_for_nothing() {
-    let text = refusal(&run(&["serve"], &[("JWT_SECRET", SECRET), ("API_KEY", "sesame")]), 2);
-    assert!(text.contains("API_KEY") && text.contains("not supported by this version"), "{text}");
-    let harmless = [("JWT_SECRET", SECRET)];
-    refusal(&run(&[&["serve"][..], &NOWHERE].concat(), &harmless), 1);
-}
-
-#[test]
 fn rules_for_messages_that_are_wrong_are_named_with_their_file() {
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("wrong-rules.toml");
     std::fs::write(&path, "[[rule]]\nmax_bytes = 1\n[[rule]]\nschema = { type = \"strin\" }\n").unwrap();
@@ -245,4 +237,76 @@ fn version_and_help_say_what_they_should() {
     assert!(!serve.contains(SECRET), "a secret from the environment is shown");
     let dev = String::from_utf8(run(&["dev", "--help"], &[]).stdout).unwrap();
     assert!(dev.contains("--ws-port") && !dev.contains("--redis-host"), "{dev}");
+}
+
+#[test]
+fn completions_know_the_commands_and_settings_in_every_shell() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completions", shell], &[]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("redis-host") && text.contains("serve"), "{shell}");
+    }
+    let output = run(&["completions", "powerhell"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn bash_takes_the_completions_and_completes_a_flag() {
+    let script = run(&["completions", "bash"], &[]).stdout;
+    let ask = "COMP_WORDS=(tableforge serve --redis-ho); COMP_CWORD=2; \
+               _tableforge tableforge --redis-ho serve; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let text = [&script[..], ask.as_bytes()].concat();
+    let output = Command::new("bash").arg("-c").arg(String::from_utf8(text).unwrap()).output().unwrap();
+    let answer = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(answer.trim(), "--redis-host", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_man_page_has_every_command_and_setting() {
+    let output = run(&["man"], &[]);
+    let page = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && page.contains(".TH"), "{page}");
+    for setting in tableforge::config::catalog::settings() {
+        let flag = setting.flag().replace('-', "\\-");
+        assert!(page.contains(&flag), "{flag}");
+    }
+}
+
+#[test]
+fn the_doctor_says_what_the_machine_carries() {
+    let given =
+        [("AUTH_REQUIRED", "false"), ("WS_HOST", "127.0.0.1"), ("WS_PORT", "0"), ("WS_MAX_CONNECTIONS", "7")];
+    let output = run(&["doctor", "--json"], &given);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &said["ok"]), (Some(0), &true.into()), "{said}");
+    assert_eq!(said["carries"]["connections"], 7, "the setting is the least here");
+    assert!(
+        said["carries"]["byMemory"].as_u64().unwrap() > 1000 && said["carries"]["byDescriptors"].is_u64()
+    );
+    let names: Vec<_> =
+        said["checks"].as_array().unwrap().iter().map(|check| check["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["settings", "kernel", "locked memory", "io_uring", "CPUs", "descriptors", "port"]);
+    let text = String::from_utf8(run(&["doctor"], &given).stdout).unwrap();
+    assert!(
+        text.contains("carries 7 idle connections") && text.contains("The server can run here."),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_doctor_fails_for_what_would_stop_the_server() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let open = ("AUTH_REQUIRED", "false");
+    for (given, name) in [
+        (vec![], "settings"),
+        (vec![open, ("WS_HOST", "192.0.2.1")], "port"),
+        (vec![open, ("WS_PORT", "0"), ("REDIS_HOST", "127.0.0.1"), ("REDIS_PORT", &port)], "redis"),
+        (vec![open, ("WS_PORT", "0"), ("TABLEFORGE_SHARD_CPUS", "none")], "tuning"),
+    ] {
+        let output = run(&["doctor", "--json"], &given);
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}: {said}");
+        let failed = said["checks"].as_array().unwrap().iter().filter(|check| check["verdict"] == "failed");
+        assert_eq!(failed.map(|check| check["name"].as_str().unwrap()).collect::<Vec<_>>(), [name]);
+    }
 }

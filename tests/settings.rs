@@ -212,20 +212,11 @@ fn tables() -> String {
     let mut out = String::new();
     for group in Group::ALL {
         out += &format!("\n### {}\n\n", group.heading());
-        let supported = group != Group::NotSupported;
-        out += if supported {
-            "| name | unit | default | allowed | meaning |\n|---|---|---|---|---|\n"
-        } else {
-            "| name | accepted | meaning |\n|---|---|---|\n"
-        };
+        out += "| name | unit | default | allowed | meaning |\n|---|---|---|---|---|\n";
         for setting in settings().filter(|setting| setting.group == group) {
             let (name, unit, allowed, prose) =
                 (setting.name, setting.unit(), setting.allowed(), setting.prose);
-            out += &if supported {
-                format!("| `{name}` | {unit} | {} | {allowed} | {prose} |\n", setting.default)
-            } else {
-                format!("| `{name}` | {allowed} | {prose} |\n")
-            };
+            out += &format!("| `{name}` | {unit} | {} | {allowed} | {prose} |\n", setting.default);
         }
     }
     out

@@ -40,13 +40,11 @@ pub enum Group {
     Administration,
     /// What is logged, and how.
     Logging,
-    /// Named by the contract, refused by this version.
-    NotSupported,
 }
 
 impl Group {
     /// All groups, in the order in which they are listed.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::Server,
         Self::Authentication,
         Self::Limits,
@@ -55,7 +53,6 @@ impl Group {
         Self::Redis,
         Self::Administration,
         Self::Logging,
-        Self::NotSupported,
     ];
 
     /// The heading's text.
@@ -69,7 +66,6 @@ impl Group {
             Self::Redis => "Redis",
             Self::Administration => "Administration",
             Self::Logging => "Logging",
-            Self::NotSupported => "Not supported by this version",
         }
     }
 }
@@ -162,12 +158,6 @@ pub enum Kind {
         /// Puts the value in its place.
         set: fn(&mut Draft, &str),
     },
-    /// A setting of the contract that this version does not implement. To ignore it would be to
-    /// pretend a protection that is not there, so only values that ask for nothing are taken.
-    NotSupported {
-        /// The values that ask for nothing.
-        harmless: &'static [&'static str],
-    },
 }
 
 /// A text does not have the form that its setting needs.
@@ -251,8 +241,6 @@ impl Setting {
             Kind::Switch { .. } => "true or false".into(),
             Kind::Text { allowed, .. } => allowed.into(),
             Kind::Secret { min_bytes, .. } => format!("{min_bytes} to {SECRET_BYTES} bytes"),
-            Kind::NotSupported { harmless: [] } => "nothing".into(),
-            Kind::NotSupported { harmless } => harmless.join(" or "),
         }
     }
 
@@ -293,11 +281,6 @@ impl Setting {
                     return Err(refused(&format!("has {} bytes: {reason}", value.len())));
                 }
                 set(draft, value);
-            }
-            Kind::NotSupported { harmless } => {
-                if !harmless.contains(&value.to_ascii_lowercase().as_str()) {
-                    return Err(SettingError::NotSupported { name: self.name, origin: source.origin(self) });
-                }
             }
         }
         Ok(())
@@ -392,14 +375,6 @@ pub enum SettingError {
         problem: String,
         /// What would be right.
         allowed: String,
-    },
-    /// A setting that this version does not implement.
-    #[error("{name} ({origin}) is not supported by this version; remove it")]
-    NotSupported {
-        /// The setting.
-        name: &'static str,
-        /// Where it came from.
-        origin: String,
     },
     /// A flag that `tableforge dev` does not take.
     #[error(

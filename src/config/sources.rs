@@ -7,7 +7,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
 use super::catalog::{self, settings};
-use crate::config::setting::{Group, Setting, SettingError, Source};
+use crate::config::setting::{Setting, SettingError, Source};
 use crate::config::{Checked, Mode, Settings};
 
 /// The value of one setting, as given.
@@ -74,7 +74,7 @@ fn argument<const DEV: bool>(setting: &'static Setting) -> Arg {
         .value_parser(value_parser!(OsString))
         .help_heading(setting.group.heading())
         .help(format!("{} [default: {default}] [allowed: {}]", setting.prose, setting.allowed()))
-        .hide(setting.group == Group::NotSupported || (DEV && setting.serve_only()))
+        .hide(DEV && setting.serve_only())
 }
 
 impl<const DEV: bool> clap::FromArgMatches for SettingArgs<DEV> {

@@ -14,5 +14,7 @@ mod http_interface;
 mod overload;
 mod process;
 mod protocol;
+mod proxies;
 mod spread;
+mod systemd;
 mod websocket;

@@ -10,7 +10,6 @@ mod quotas;
 mod redis;
 mod server;
 mod tls;
-mod unsupported;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -21,7 +20,7 @@ use super::setting::Unit::{Bytes, Count, Milliseconds};
 use super::setting::{Kind, Setting, WrongForm};
 
 /// The settings by subject, in the order in which they are listed.
-static SUBJECTS: [&[Setting]; 11] = [
+static SUBJECTS: [&[Setting]; 10] = [
     server::SETTINGS,
     tls::SETTINGS,
     authentication::SETTINGS,
@@ -32,7 +31,6 @@ static SUBJECTS: [&[Setting]; 11] = [
     redis::SETTINGS,
     administration::SETTINGS,
     logging::SETTINGS,
-    unsupported::SETTINGS,
 ];
 
 /// All settings, in the order in which they are listed.
