@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 
 use crate::config::Settings;
 use crate::identity::InstanceId;
-use crate::metrics::{ShardCells, UplinkCells};
+use crate::metrics::{AuthorizationCells, ShardCells, UplinkCells};
 use crate::quota::Quotas;
 
 /// Where the process stands in its life.
@@ -33,6 +33,8 @@ pub struct Instance {
     pub shards: Vec<Arc<ShardCells>>,
     /// What the uplink counts, if there is a cluster.
     pub uplink: Option<Arc<UplinkCells>>,
+    /// What the asking of the application counts, if it is asked.
+    pub authorization: Option<Arc<AuthorizationCells>>,
     /// Limits that the shards keep together.
     pub quotas: Quotas,
     phase: AtomicU8,
@@ -47,6 +49,7 @@ impl Instance {
             shards: (0..settings.shards).map(|_| Arc::default()).collect(),
             quotas: Quotas::new(&settings.limits),
             uplink: settings.redis.is_some().then(Arc::default),
+            authorization: settings.authorization.is_some().then(Arc::default),
             settings,
             phase: AtomicU8::new(Phase::Starting as u8),
         }

@@ -14,6 +14,7 @@
 //! ARCHITECTURE.md has the glossary, the path of one message file by file, the invariants, and what is
 //! deliberately absent.
 pub mod accept;
+pub mod authorization;
 pub mod codec;
 pub mod command;
 pub mod config;

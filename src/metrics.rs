@@ -58,10 +58,27 @@ pub struct UplinkCells {
     pub garbage_in: Cell,
     /// Gaps noticed in another instance's sequence.
     pub gaps: Cell,
+    /// Stored messages that were not heard and have been read from the history instead.
+    pub filled: Cell,
     /// Publications dropped because the publisher's queue or link could not take them.
     pub publications_dropped: Cell,
     /// Events dropped because a shard's queue was full.
     pub deliveries_dropped: Cell,
+}
+
+/// What the asking of the application counts. Several threads write, one at a time: under the lock of the cache.
+#[derive(Debug, Default)]
+pub struct AuthorizationCells {
+    /// Questions answered from the cache.
+    pub cached: Cell,
+    /// Questions sent to the application.
+    pub asked: Cell,
+    /// Questions that got no usable answer in time.
+    pub failures: Cell,
+    /// Questions refused unasked, because the breaker was open or they had waited too long.
+    pub refused: Cell,
+    /// 1 while the breaker is open.
+    pub breaker_open: Cell,
 }
 
 /// What a shard counts.
@@ -184,6 +201,9 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
     if let Some(cells) = &instance.uplink {
         uplink_exposition(&mut text, cells);
     }
+    if let Some(cells) = &instance.authorization {
+        authorization_exposition(&mut text, cells);
+    }
     text.text
 }
 
@@ -198,6 +218,7 @@ fn uplink_exposition(text: &mut Exposition<'_>, cells: &UplinkCells) {
     text.counter("redis_foreign_total", "Plain JSON publications of other programs.", cells.foreign_in.get());
     text.counter("redis_garbage_total", "Payloads that were neither batch nor JSON.", cells.garbage_in.get());
     text.counter("redis_gaps_total", "Gaps noticed in other instances' sequences.", cells.gaps.get());
+    text.counter("redis_filled_total", "Stored messages read after a gap.", cells.filled.get());
     text.counter(
         "redis_publications_dropped_total",
         "Events that could not be published.",
@@ -208,6 +229,14 @@ fn uplink_exposition(text: &mut Exposition<'_>, cells: &UplinkCells) {
         "Events that a shard's queue could not take.",
         cells.deliveries_dropped.get(),
     );
+}
+
+fn authorization_exposition(text: &mut Exposition<'_>, cells: &AuthorizationCells) {
+    text.counter("authorize_cached_total", "Joins decided from the cache of answers.", cells.cached.get());
+    text.counter("authorize_asked_total", "Questions sent to AUTHORIZE_URL.", cells.asked.get());
+    text.counter("authorize_failures_total", "Questions without a usable answer.", cells.failures.get());
+    text.counter("authorize_refused_total", "Questions not sent while it failed.", cells.refused.get());
+    text.gauge("authorize_breaker_open", "Whether AUTHORIZE_URL is left alone.", cells.breaker_open.get());
 }
 
 struct Exposition<'a> {

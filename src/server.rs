@@ -9,10 +9,13 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::authorization::{self, Question};
 use crate::command::authorize::TokenVerifier;
+use crate::command::driver::KeyFiles;
 use crate::config::Settings;
 use crate::identity::ShardId;
 use crate::instance::{Instance, Phase};
+use crate::limits;
 use crate::shard::driver::{Driver, Surroundings};
 use crate::shard::envelope::{Envelope, LinkState, Publication, UplinkCommand};
 use crate::shard::mesh::Mesh;
@@ -20,6 +23,7 @@ use crate::shard::outlet::{Outlet, Waker};
 use crate::shard::{Shard, UplinkPort};
 use crate::uplink;
 use crate::uplink::driver::{Ports, UplinkHandle};
+use crate::uplink::history::HistoryRules;
 use crate::uplink::registry::Load;
 
 /// Messages that fit between two shards: some milliseconds of a busy shard's traffic.
@@ -98,6 +102,10 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     let mut boot = [0; 4];
     getrandom::fill(&mut boot).map_err(StartError::Random)?;
     let verifier = TokenVerifier::new(&settings).map(Arc::new);
+    let key_files = match &verifier {
+        Some(verifier) => KeyFiles::watch(&settings.keys, verifier)?,
+        None => None,
+    };
     let instance = Arc::new(Instance::new(settings, u32::from_ne_bytes(boot)));
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(StartError::Process)?;
     let shards = instance.settings.shards;
@@ -105,6 +113,7 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     let wakers = queues.wakers.clone();
     let cpus = usable_cpus();
 
+    let authorizer = start_authorization(&instance, &mut queues, started);
     let uplink = Uplink::start(&instance, &mut queues, started, &cpus)?;
     let mut address = SocketAddr::new(instance.settings.ws_host, instance.settings.ws_port);
     let mut threads = Vec::new();
@@ -112,7 +121,8 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     for (index, (outlets, inboxes)) in columns.enumerate() {
         let id = ShardId(index as u8);
         let port = uplink.as_ref().map(Uplink::port);
-        let shard = Shard::new(id, instance.clone(), verifier.clone(), Mesh::new(id, outlets), port);
+        let shard = Shard::new(id, instance.clone(), verifier.clone(), Mesh::new(id, outlets), port)
+            .asking(authorizer.clone());
         let around = Surroundings {
             instance: instance.clone(),
             started,
@@ -141,8 +151,27 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     if let Some(uplink) = uplink {
         uplink.handle.stop();
     }
+    if let Some(key_files) = key_files {
+        key_files.stop();
+    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Starts the threads that ask the application who may join what, if there is one to ask; the way to them.
+fn start_authorization(
+    instance: &Instance,
+    queues: &mut Queues,
+    started: Instant,
+) -> Option<Sender<Question>> {
+    let (settings, cells) = instance.settings.authorization.as_ref().zip(instance.authorization.as_ref())?;
+    let mut shards = Vec::new();
+    for (waker, inboxes) in queues.wakers.iter().zip(&mut queues.inboxes) {
+        let (answers, inbox) = bounded(limits::AUTHORIZE_QUEUE);
+        shards.push((answers, waker.clone()));
+        inboxes.push(inbox);
+    }
+    Some(authorization::driver::start(settings, cells.clone(), shards, started))
 }
 
 /// The running uplink, and what shards need to reach it.
@@ -167,14 +196,18 @@ impl Uplink {
         let waker = Waker::new().map_err(StartError::Process)?;
         let (commands, ingress) = bounded(COMMAND_QUEUE);
         let (publications, publisher) = bounded(PUBLICATION_QUEUE);
-        let mut shards = Vec::new();
+        let (mut shards, mut answers) = (Vec::new(), Vec::new());
         for (waker, inboxes) in queues.wakers.iter().zip(&mut queues.inboxes) {
             let (outlet, inbox) = Outlet::new(UPLINK_QUEUE, waker.clone());
             shards.push(outlet);
             inboxes.push(inbox);
+            let (outlet, inbox) = Outlet::new(UPLINK_QUEUE, waker.clone());
+            answers.push(outlet);
+            inboxes.push(inbox);
         }
         let ports = Ports {
             shards,
+            answers,
             commands: ingress,
             waker: waker.clone(),
             publications: publisher,
@@ -190,7 +223,12 @@ impl Uplink {
             uptime: started.elapsed(),
             cpu: None,
         };
-        let handle = uplink::driver::start(settings, &instance.id, instance.boot, ports, load, cpu)?;
+        let rules = HistoryRules {
+            settings: instance.settings.history.clone(),
+            // The other half is for what comes while the reply is being sent.
+            reply_bytes: instance.settings.outbox_bytes / 2,
+        };
+        let handle = uplink::driver::start(settings, rules, &instance.id, instance.boot, ports, load, cpu)?;
         Ok(Some(Self { handle, commands, publications, waker }))
     }
 

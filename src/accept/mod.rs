@@ -4,4 +4,5 @@ pub mod extension;
 pub mod http;
 pub mod proxy;
 pub mod request;
+pub mod subprotocol;
 pub mod upgrade;

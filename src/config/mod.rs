@@ -1,5 +1,6 @@
 //! The settings of a running server: what they are once read, checked one by one and against each other.
 
+mod authentication;
 pub mod catalog;
 mod history;
 mod input;
@@ -12,6 +13,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+pub use self::authentication::{AuthorizationSettings, KeySettings};
 use self::catalog::settings;
 pub use self::history::{HistorySettings, RoomPattern};
 pub use self::input::InputSettings;
@@ -75,9 +77,13 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Whether clients must authenticate.
     pub auth_required: bool,
-    /// The HMAC secret that tokens are verified with; [`limits::JWT_SECRET_BYTES`] or more. Never
-    /// `None` when `auth_required`.
+    /// The HMAC secret that tokens are verified with; [`limits::JWT_SECRET_BYTES`] or more. When
+    /// `auth_required`, there is this or a file in `keys`.
     pub jwt_secret: Option<String>,
+    /// Where keys come from besides, and what the secret is for.
+    pub keys: KeySettings,
+    /// Whom to ask what users without a `rooms` claim may do, if anyone.
+    pub authorization: Option<AuthorizationSettings>,
     /// The `iss` that tokens must have.
     pub jwt_issuer: Option<String>,
     /// The `aud` that tokens must have.
@@ -199,6 +205,8 @@ pub struct Draft {
     pub settings: Settings,
     /// What will become its `redis`; no cluster while `host` is empty.
     pub redis: RedisSettings,
+    /// What will become its `authorization`; nobody is asked while `url` is empty.
+    pub authorization: AuthorizationSettings,
     /// HEARTBEAT_INTERVAL, if given.
     pub heartbeat_interval: Option<Duration>,
     /// CLEANUP_INTERVAL, if given.
@@ -234,6 +242,8 @@ impl Draft {
             drain_timeout: zero,
             auth_required: true,
             jwt_secret: None,
+            keys: KeySettings::none(),
+            authorization: None,
             jwt_issuer: None,
             jwt_audience: None,
             token_leeway: zero,
@@ -265,6 +275,7 @@ impl Draft {
         Self {
             settings,
             redis,
+            authorization: AuthorizationSettings::default(),
             heartbeat_interval: None,
             cleanup_interval: None,
             connections_per_address: None,
@@ -273,8 +284,14 @@ impl Draft {
 
     /// Checks the values against each other.
     fn finish(self, mode: Mode) -> Result<Settings, SettingError> {
-        let Self { mut settings, mut redis, heartbeat_interval, cleanup_interval, connections_per_address } =
-            self;
+        let Self {
+            mut settings,
+            mut redis,
+            authorization,
+            heartbeat_interval,
+            cleanup_interval,
+            connections_per_address,
+        } = self;
         let wrong = |text: String| Err(SettingError::Together(text));
         if mode == Mode::Dev && !settings.ws_host.is_loopback() {
             return wrong(format!(
@@ -283,13 +300,7 @@ impl Draft {
                 settings.ws_host
             ));
         }
-        if settings.auth_required && settings.jwt_secret.is_none() {
-            return wrong(
-                "JWT_SECRET is not set: set it to the secret (32 bytes or more) that tokens are signed with, \
-                 or set AUTH_REQUIRED=false to allow anonymous users"
-                    .into(),
-            );
-        }
+        authentication::check(&settings).map_err(SettingError::Together)?;
         if settings.outbox_bytes < 2 * settings.max_message_bytes {
             return wrong(format!(
                 "OUTBOX_BYTES: {} is too little for messages of {} bytes (MAX_MESSAGE_BYTES); allowed: {} or more",
@@ -323,6 +334,7 @@ impl Draft {
             }
         }
         settings.redis = (!redis.host.is_empty()).then_some(redis);
+        settings.authorization = (!authorization.url.is_empty()).then_some(authorization);
         Ok(settings)
     }
 }

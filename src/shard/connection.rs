@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::envelope::Envelope;
-use super::session::{Phase, Session};
+use super::session::{Allowance, Phase, Session};
 use super::{Action, Now, Shard, home, key};
 use crate::accept::extension::Deflate;
 use crate::accept::request::{self, Head, Refusal};
@@ -20,7 +20,6 @@ use crate::command::event;
 use crate::identity::{ConnectionId, UserId};
 use crate::instance::Phase as InstancePhase;
 use crate::limits;
-use crate::permission::RoomRights;
 use crate::ring::Key;
 
 /// Bytes beyond one message of the largest size that a client may send before it has heard the first one.
@@ -201,7 +200,7 @@ impl Shard {
             None if required => self.establish(slot, now),
             identity => {
                 let identity = identity.unwrap_or_else(|| self.anonymous(id));
-                self.attach(id, identity);
+                self.attach(id, identity, now);
             }
         }
     }
@@ -210,15 +209,19 @@ impl Shard {
     fn anonymous(&self, id: ConnectionId) -> Identity {
         let name = format!("guest-{}", self.socket_id(id));
         let user = UserId::parse(&name).expect("a socket id is far shorter than a user id may be");
-        Identity::anonymous(user, RoomRights::ALL)
+        let identity = Identity::anonymous(user, self.settings().default_room_permissions);
+        if self.authorizer.is_some() { identity.asking() } else { identity }
     }
 
     /// The connection is the user's; the user's home shard makes it reachable. Whoever calls this adds
     /// it to `users` once the client may hear messages.
-    pub(super) fn attach(&mut self, id: ConnectionId, identity: Identity) {
+    pub(super) fn attach(&mut self, id: ConnectionId, identity: Identity, now: Now) {
         let identity = self.presentable(identity);
         let user = identity.user.clone();
         let Some(session) = self.session_of(id) else { return };
+        if let Some(rate) = identity.rate {
+            session.allowance = Allowance::full(rate.burst.get().into(), now);
+        }
         session.identity = Some(Box::new(identity));
         let to = home::of_user(user.as_str(), self.mesh.shards());
         self.mesh.send(to, Envelope::Attach { connection: id, user });
@@ -245,6 +248,7 @@ impl Shard {
         if let Some(user) = &user {
             self.users.add(user, slot);
         }
+        self.watch_expiry(id, now);
         if self.uplink.is_some() && !self.is_linked() {
             self.outboxes.push(slot, &event::cluster_status(event::ClusterStatus::Degraded));
         }

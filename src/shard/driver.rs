@@ -122,6 +122,7 @@ impl Driver {
     fn turn(&mut self) {
         let now = self.now();
         self.cells.last_turn.set(now.since_start_ms);
+        self.shard.close_expired(now);
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.reap(COMPLETIONS_PER_TURN, &mut completions);
         let full = completions.len() >= COMPLETIONS_PER_TURN;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::authorization::Verdict;
 use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
 use crate::room::history::{NotRecovered, Position};
 pub use crate::room::presence::Member;
@@ -49,6 +50,15 @@ pub enum Envelope {
     // ── to the shard that owns the connection ─────────────────────────────────────────────
     /// The connection is in the room from now on; every later message of the same queue reaches it.
     Joined(Box<Joined>),
+    /// What the application says about a join.
+    Authorized {
+        /// The room.
+        room: RoomId,
+        /// Who wants to join.
+        connection: ConnectionId,
+        /// Whether it may.
+        verdict: Verdict,
+    },
     /// The answer to `ListMembers`.
     Members {
         /// The room.

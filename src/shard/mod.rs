@@ -4,9 +4,11 @@
 //! done in its outboxes, its mesh and its list of [`Action`]s. The driver joins it to a ring.
 
 mod admission;
+mod authorization;
 mod connection;
 pub mod driver;
 pub mod envelope;
+mod expiry;
 mod history;
 pub mod home;
 pub mod mesh;
@@ -23,10 +25,12 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use self::envelope::{LinkState, Publication, UplinkCommand};
+use self::expiry::Expiries;
 use self::mesh::Mesh;
 use self::outlet::Outlet;
 use self::session::{Phase, Session};
 use self::sweep::{Asked, Drain};
+use crate::authorization::Question;
 use crate::codec::deflate::{Deflater, Inflater};
 use crate::command::authorize::TokenVerifier;
 use crate::command::decode::Scratch;
@@ -97,6 +101,8 @@ pub struct Shard {
     user_homes: UserHomes,
     mesh: Mesh,
     uplink: Option<UplinkPort>,
+    /// The way to the application that says who may join what.
+    authorizer: Option<Sender<Question>>,
     scratch: Scratch,
     /// For all connections that agreed on compression: no context is taken over between messages.
     deflater: Deflater,
@@ -106,6 +112,8 @@ pub struct Shard {
     /// Accepted, in that order; those that have sent their head meanwhile may still be among them.
     handshakes: VecDeque<ConnectionId>,
     sweep_from: usize,
+    /// Connections whose tokens run out before the sweep sees them again.
+    expiries: Expiries,
     drain: Option<Drain>,
 }
 
@@ -137,6 +145,7 @@ impl Shard {
             user_homes: UserHomes::default(),
             mesh,
             uplink,
+            authorizer: None,
             scratch: Scratch::default(),
             deflater: Deflater::default(),
             inflater: Inflater::default(),
@@ -144,8 +153,16 @@ impl Shard {
             asked: Vec::new(),
             handshakes: VecDeque::new(),
             sweep_from: 0,
+            expiries: Expiries::default(),
             drain: None,
         }
+    }
+
+    /// The same shard, which asks the application through `authorizer` who may join what.
+    #[must_use]
+    pub fn asking(mut self, authorizer: Option<Sender<Question>>) -> Self {
+        self.authorizer = authorizer;
+        self
     }
 
     fn settings(&self) -> &Settings {

@@ -24,7 +24,7 @@ const INVALID_MESSAGES: u8 = 10;
 /// A request that fails: the code and the words of the error reply.
 pub(super) struct Refused(pub(super) ErrorCode, pub(super) &'static str, pub(super) Option<u64>);
 
-const FORBIDDEN: Refused = Refused(ErrorCode::Forbidden, "your token does not permit this", None);
+pub(super) const FORBIDDEN: Refused = Refused(ErrorCode::Forbidden, "your token does not permit this", None);
 const NOT_IN_ROOM: Refused = Refused(ErrorCode::NotInRoom, "join the room first", None);
 pub(super) const BUSY: Refused =
     Refused(ErrorCode::Unavailable, "the server is overloaded: nothing was done, try again", Some(1000));
@@ -61,6 +61,9 @@ impl Shard {
         self.cells.messages_in.add(1);
         let (rate, burst) = (self.settings().message_rate, self.settings().message_burst);
         let Some(session) = self.session(slot) else { return };
+        let claimed = session.identity.as_ref().and_then(|identity| identity.rate);
+        let (rate, burst) =
+            claimed.map_or((rate, burst), |own| (own.per_second.get().into(), own.burst.get().into()));
         let wait = session.allowance.take(rate, burst, now).err();
         let wait = wait.or_else(|| self.meter_message(slot, text.len(), now).err());
         self.handle_message(slot, text, wait, now);
@@ -180,7 +183,7 @@ impl Shard {
             );
         };
         let identity = match verifier.verify(token, now.unix_ms / 1000) {
-            Ok(identity) => identity,
+            Ok(identity) => self.presentable(identity),
             Err(error) => {
                 self.error(id.slot, ErrorCode::Unauthenticated, &error.to_string(), message_id, None);
                 self.close(id.slot, CloseCode::TokenRefused, "the token was refused", now);
@@ -191,11 +194,11 @@ impl Shard {
         if let Some(current) = &mut session.identity {
             if current.user == identity.user {
                 let reply = authenticated(&identity, message_id);
-                let identity = self.presentable(identity);
-                if let Some(session) = self.session_of(id) {
-                    session.identity = Some(Box::new(identity));
-                }
+                let mut before = std::mem::replace(&mut **current, identity);
+                current.keep_grants(&mut before);
+                session.expiry_told = false;
                 self.outboxes.push(id.slot, &reply);
+                self.watch_expiry(id, now);
                 return Ok(Outcome::Done);
             }
             let anonymous = current.expires_at.is_none();
@@ -208,7 +211,7 @@ impl Shard {
             self.detach(id, &user);
         }
         self.users.add(&identity.user, id.slot);
-        self.attach(id, identity);
+        self.attach(id, identity, now);
         if let Some(session) = self.session_of(id) {
             session.unsettled().authenticating = Some(message_id.map(Into::into));
         }
@@ -229,14 +232,17 @@ impl Shard {
         now: Now,
     ) -> Result<Outcome, Refused> {
         let limit = self.settings().max_rooms_per_connection;
-        self.may(id, RoomRight::Join, wish.room)?;
-        if wish.want_members {
-            self.may(id, RoomRight::Members, wish.room)?;
-        }
-        if wish.since.is_some() {
-            self.may(id, RoomRight::History, wish.room)?;
-        }
         let known = self.directory.find(wish.room);
+        let asks = self.asks_application(id, known);
+        if !asks {
+            self.may(id, RoomRight::Join, wish.room)?;
+            if wish.want_members {
+                self.may(id, RoomRight::Members, wish.room)?;
+            }
+            if wish.since.is_some() {
+                self.may(id, RoomRight::History, wish.room)?;
+            }
+        }
         let room = RoomId::parse(wish.room).ok_or((ErrorCode::InvalidRoom, "this is no room name"))?;
         let to = home::of_room(wish.room, self.mesh.shards());
         let congested = self.mesh.is_congested(to);
@@ -265,15 +271,24 @@ impl Shard {
             asked_at: now.ms(),
             parked: Vec::new(),
         });
-        self.ask_to_join(id, &room, false);
+        if asks && !self.ask_application(id, &room, now) {
+            let _ = self.session_of(id).and_then(|session| session.take_joining(&room));
+            return Err(BUSY);
+        } else if !asks {
+            self.ask_to_join(id, &room, false);
+        }
         Ok(Outcome::Later)
     }
 
-    /// Sends a pending join to the room's home; `again` when it may have been lost.
+    /// Sends a pending join to the room's home, if it is known to be allowed; `again` when it may have been lost.
     pub(super) fn ask_to_join(&mut self, id: ConnectionId, room: &RoomId, again: bool) {
         let socket = self.socket_id(id).text().as_str().into();
         let Some(session) = self.session_of(id) else { return };
         let Some(identity) = &session.identity else { return };
+        if identity.is_asking() && !identity.may(RoomRight::Join, room.as_str()) {
+            // The application has not said yes yet.
+            return;
+        }
         let member = Member { user: identity.user.clone(), name: identity.name.clone(), socket };
         let Some(joining) = session.joining(room.as_str()) else { return };
         let asker = Asker { connection: id, message_id: joining.message_id.clone() };
@@ -305,7 +320,10 @@ impl Shard {
         let room = self.directory.slice(membership.slice).room.clone();
         let user = self.session_of(id).and_then(|session| {
             session.rooms.retain(|other| *other != membership);
-            session.identity.as_ref().map(|identity| identity.user.clone())
+            session.identity.as_mut().map(|identity| {
+                identity.revoke(&room);
+                identity.user.clone()
+            })
         });
         self.leave_slice(membership);
         if let Some(user) = user {

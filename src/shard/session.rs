@@ -94,6 +94,10 @@ pub(super) struct Session {
     pub(super) window: u8,
     /// Whether a ping is unanswered.
     pub(super) pinged: bool,
+    /// Whether the client has been told that its token runs out soon.
+    pub(super) expiry_told: bool,
+    /// Whether the connection is on the list of those that end soon.
+    pub(super) expiry_noted: bool,
     /// Messages in a row that were no valid JSON or no valid message.
     pub(super) invalid: u8,
     /// Messages in a row that came over the rate limit.
@@ -122,6 +126,8 @@ impl Session {
             ended: false,
             window: 0,
             pinged: false,
+            expiry_told: false,
+            expiry_noted: false,
             invalid: 0,
             limited: 0,
             since: now.ms(),
@@ -196,7 +202,7 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
-    fn full(burst: u32, now: Now) -> Self {
+    pub(super) fn full(burst: u32, now: Now) -> Self {
         Self { available: burst.saturating_mul(1000), updated: now.ms() }
     }
 

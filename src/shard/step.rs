@@ -45,6 +45,9 @@ impl Shard {
             Envelope::Members { room, asker, member_count, members } => {
                 self.listed_members(&room, &asker, member_count, &members);
             }
+            Envelope::Authorized { room, connection, verdict } => {
+                self.authorized(&room, connection, verdict, now);
+            }
             Envelope::Attached { connection } => self.attached(connection, now),
             Envelope::TooManyConnections { connection } => self.close_excess(connection, now),
             Envelope::RoomFrame { room, sender, frame } => self.deliver_to_room(&room, sender, &frame),
@@ -206,6 +209,7 @@ impl Shard {
         if let (Some(message_id), Some(identity)) = (waiting, &session.identity) {
             let reply = authenticated(identity, message_id.as_deref());
             self.outboxes.push(connection.slot, &reply);
+            self.watch_expiry(connection, now);
         }
     }
 

@@ -6,6 +6,7 @@
 #[macro_use]
 mod harness;
 
+mod authorization;
 mod browser;
 mod cluster;
 mod http_interface;

@@ -6,12 +6,6 @@ use crate::config::setting::{Kind, Setting};
 
 /// In the order in which they are listed.
 pub static SETTINGS: &[Setting] = &[
-    not_supported(
-        "JWT_PUBLIC_KEY_FILE",
-        "Public key that tokens are verified with (RS256, ES256, EdDSA).",
-        &[],
-    ),
-    not_supported("JWKS_FILE", "Set of public keys that tokens are verified with.", &[]),
     not_supported("API_KEY", "Key for the administrative HTTP interface.", &[]),
     not_supported("TLS_CERT_FILE", "Certificate for TLS.", &[]),
     not_supported("TLS_KEY_FILE", "Private key for TLS.", &[]),
