@@ -129,7 +129,7 @@ fn read(data: &str) -> Result<Value, Broken> {
 }
 
 fn invalid(reason: &str) -> Broken {
-    let end = reason.floor_char_boundary(REASON_BYTES);
+    let end = (0..=reason.len().min(REASON_BYTES)).rfind(|at| reason.is_char_boundary(*at)).unwrap_or(0);
     Broken { code: ErrorCode::InvalidMessage, reason: reason[..end].to_owned() }
 }
 
