@@ -116,7 +116,8 @@ fn offers_are_taken_by_the_setting_and_by_what_they_ask_for() {
     ] {
         assert_eq!(answer(&server, offer), expected, "{offer}");
     }
-    assert_eq!(answer(&Server::start(&[]), OFFER), None, "off unless it is set");
+    assert_eq!(answer(&Server::start(&[]), OFFER).as_deref(), Some(ANSWER), "on unless it is switched off");
+    assert_eq!(answer(&Server::start(&[("COMPRESSION", "false")]), OFFER), None);
 }
 
 #[test]
@@ -174,6 +175,24 @@ fn a_room_of_both_kinds_hears_the_same_and_each_shard_compresses_once() {
         let times = compressed() - before;
         let allowed = if is_long { 1.0..=SHARDS as f64 } else { 0.0..=0.0 };
         assert!(allowed.contains(&times), "compressed {times} times for {EACH} receivers");
+    }
+}
+
+#[test]
+fn the_threshold_is_a_setting() {
+    for (threshold, compressed) in
+        [("0", [true, true]), ("1000", [false, true]), ("16777216", [false, false])]
+    {
+        let server = with_compression(&[("COMPRESSION_THRESHOLD", threshold)]);
+        let (mut socket, _) = connect(&server, "/ws", OFFER);
+        socket.send_text(&json!({"type": "join_room", "roomId": "r", "echo": true}).to_string());
+        expect(&mut socket, "room_joined");
+        for (bytes, compressed) in [300, 2_000].into_iter().zip(compressed) {
+            let data = long(bytes);
+            socket.send_text(&json!({"type": "room_message", "roomId": "r", "data": data}).to_string());
+            let (event, came_compressed) = expect(&mut socket, "room_message");
+            assert_eq!((&event["data"], came_compressed), (&json!(data), compressed), "{threshold}");
+        }
     }
 }
 
