@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 
 use crate::config::Settings;
 use crate::identity::InstanceId;
-use crate::metrics::{ControlCells, ShardCells, UplinkCells};
+use crate::metrics::{AuthorizationCells, ControlCells, ShardCells, UplinkCells};
+use crate::quota::Quotas;
 
 /// Where the process stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,10 @@ pub struct Instance {
     pub uplink: Option<Arc<UplinkCells>>,
     /// What the control thread counts.
     pub control: ControlCells,
+    /// What the asking of the application counts, if it is asked.
+    pub authorization: Option<Arc<AuthorizationCells>>,
+    /// Limits that the shards keep together.
+    pub quotas: Quotas,
     phase: AtomicU8,
 }
 
@@ -44,7 +49,9 @@ impl Instance {
             id: settings.instance_id.clone(),
             boot,
             shards: (0..settings.shards).map(|_| Arc::default()).collect(),
+            quotas: Quotas::new(&settings.limits),
             uplink: settings.redis.is_some().then(Arc::default),
+            authorization: settings.authorization.is_some().then(Arc::default),
             settings,
             control: ControlCells::default(),
             phase: AtomicU8::new(Phase::Starting as u8),

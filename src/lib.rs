@@ -15,6 +15,7 @@
 //! deliberately absent.
 pub mod accept;
 pub mod admin;
+pub mod authorization;
 pub mod ban;
 pub mod codec;
 pub mod command;
@@ -26,6 +27,7 @@ pub mod logging;
 pub mod metrics;
 pub mod permission;
 pub mod preflight;
+pub mod quota;
 pub mod ring;
 pub mod room;
 pub mod send;

@@ -47,17 +47,32 @@ pub const BANS: usize = 10_000;
 /// Rooms in a list of the busiest ones, at most.
 pub const LISTED_ROOMS: usize = 100;
 
-/// Handshakes under way on one shard: as many as the listener's backlog, which one turn may accept.
-pub const HALF_OPEN_HANDSHAKES: usize = 4096;
-
 /// Bytes of a display name (a token's `name`): it is repeated in every presence message.
 pub const DISPLAY_NAME_BYTES: usize = 256;
 
 /// Bytes of a token: real ones have 300 to 2,000; it must fit into a request head of 16 KiB.
 pub const TOKEN_BYTES: usize = 8192;
 
+/// Milliseconds before a token runs out at which its connection is told: enough to fetch a new one.
+pub const EXPIRY_WARNING_MS: u64 = 30_000;
+
 /// Bytes of an HMAC secret, at least: the output of HS256, RFC 7518 section 3.2.
 pub const JWT_SECRET_BYTES: usize = 32;
+
+/// Questions to the application that may wait for a thread: more than it could answer before they time out.
+pub const AUTHORIZE_QUEUE: usize = 4096;
+
+/// Answers of the application that are remembered: users who come back at once, at some 200 bytes each.
+pub const AUTHORIZE_CACHE: usize = 50_000;
+
+/// Failures in a row after which the application is left alone for a while.
+pub const AUTHORIZE_FAILURES: u32 = 5;
+
+/// Bytes of an answer of the application: a list of four words is far shorter.
+pub const AUTHORIZE_ANSWER_BYTES: u64 = 16 * 1024;
+
+/// Bytes of a file with keys: a JSON Web Key Set of hundreds of them is smaller.
+pub const KEY_FILE_BYTES: u64 = 1 << 20;
 
 /// Bytes of locked memory that the executor of a shard asks for (RLIMIT_MEMLOCK), at least.
 pub const MEMLOCK_BYTES: u64 = 512 * 1024;

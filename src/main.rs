@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use jsonwebtoken::{EncodingKey, Header};
 use serde::Serialize;
 
 use tableforge::admin::command_line::{self, AdminArgs};
+use tableforge::command::keys::SECRET_ALGORITHMS;
 use tableforge::config::Checked;
 use tableforge::config::setting::parse_span;
 use tableforge::config::sources::SettingArgs;
@@ -59,6 +60,9 @@ struct TokenArgs {
     /// The server's secret.
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     jwt_secret: String,
+    /// The algorithm that goes with the secret: HS256, HS384 or HS512.
+    #[arg(long, env = "JWT_ALGORITHM", hide_env_values = true, default_value = "HS256", value_parser = secret_algorithms())]
+    jwt_algorithm: String,
     /// The issuer that the server wants.
     #[arg(long, env = "JWT_ISSUER", hide_env_values = true)]
     jwt_issuer: Option<String>,
@@ -118,7 +122,8 @@ struct NewClaims {
 }
 
 fn print_token(args: TokenArgs) -> Result<(), Box<dyn Error>> {
-    let least = limits::JWT_SECRET_BYTES;
+    let known = SECRET_ALGORITHMS.into_iter().find(|(name, _, _)| *name == args.jwt_algorithm);
+    let (_, algorithm, least) = known.ok_or("--jwt-algorithm: allowed are HS256, HS384 and HS512")?;
     if args.jwt_secret.len() < least {
         return Err(format!(
             "JWT_SECRET: a secret needs {least} bytes or more; `openssl rand -hex 32` makes one"
@@ -145,8 +150,12 @@ fn print_token(args: TokenArgs) -> Result<(), Box<dyn Error>> {
         rooms,
     };
     let key = EncodingKey::from_secret(args.jwt_secret.as_bytes());
-    println!("{}", jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)?);
+    println!("{}", jsonwebtoken::encode(&Header::new(algorithm), &claims, &key)?);
     Ok(())
+}
+
+fn secret_algorithms() -> [&'static str; 3] {
+    SECRET_ALGORITHMS.map(|(name, _, _)| name)
 }
 
 fn parse_room(text: &str) -> Result<(String, Vec<String>), String> {

@@ -58,6 +58,8 @@ pub struct UplinkCells {
     pub garbage_in: Cell,
     /// Gaps noticed in another instance's sequence.
     pub gaps: Cell,
+    /// Stored messages that were not heard and have been read from the history instead.
+    pub filled: Cell,
     /// Publications dropped because the publisher's queue or link could not take them.
     pub publications_dropped: Cell,
     /// Events dropped because a shard's queue was full.
@@ -71,6 +73,21 @@ pub struct ControlCells {
     pub stalls: Cell,
     /// Administrative commands from Redis that were refused.
     pub refused: Cell,
+}
+
+/// What the asking of the application counts. Several threads write, one at a time: under the lock of the cache.
+#[derive(Debug, Default)]
+pub struct AuthorizationCells {
+    /// Questions answered from the cache.
+    pub cached: Cell,
+    /// Questions sent to the application.
+    pub asked: Cell,
+    /// Questions that got no usable answer in time.
+    pub failures: Cell,
+    /// Questions refused unasked, because the breaker was open or they had waited too long.
+    pub refused: Cell,
+    /// 1 while the breaker is open.
+    pub breaker_open: Cell,
 }
 
 /// What a shard counts.
@@ -109,6 +126,8 @@ pub struct ShardCells {
     pub mesh_dropped: Cell,
     /// Requests refused because a limit was reached.
     pub limited: Cell,
+    /// Connections refused because there were too many: of their user, from their address, or at once.
+    pub refused_connections: Cell,
     /// Panics contained to one connection.
     pub panics: Cell,
     /// When the shard's last turn began, in ms since the process started.
@@ -165,6 +184,11 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
     text.counter("websocket_errors_total", "Error replies.", sum(|cells| &cells.errors));
     text.counter("websocket_limited_total", "Requests over a limit.", sum(|cells| &cells.limited));
     text.counter(
+        "websocket_connections_refused_total",
+        "Connections refused as too many of a user, from an address, or at once.",
+        sum(|cells| &cells.refused_connections),
+    );
+    text.counter(
         "websocket_slow_closes_total",
         "Connections closed as too slow.",
         sum(|cells| &cells.slow_closes),
@@ -186,6 +210,9 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
     text.gauge("resident_memory_bytes", "Resident memory of the process.", memory().0);
     if let Some(cells) = &instance.uplink {
         uplink_exposition(&mut text, cells);
+    }
+    if let Some(cells) = &instance.authorization {
+        authorization_exposition(&mut text, cells);
     }
     text.text
 }
@@ -214,6 +241,7 @@ fn uplink_exposition(text: &mut Exposition<'_>, cells: &UplinkCells) {
     text.counter("redis_foreign_total", "Plain JSON publications of other programs.", cells.foreign_in.get());
     text.counter("redis_garbage_total", "Payloads that were neither batch nor JSON.", cells.garbage_in.get());
     text.counter("redis_gaps_total", "Gaps noticed in other instances' sequences.", cells.gaps.get());
+    text.counter("redis_filled_total", "Stored messages read after a gap.", cells.filled.get());
     text.counter(
         "redis_publications_dropped_total",
         "Events that could not be published.",
@@ -224,6 +252,14 @@ fn uplink_exposition(text: &mut Exposition<'_>, cells: &UplinkCells) {
         "Events that a shard's queue could not take.",
         cells.deliveries_dropped.get(),
     );
+}
+
+fn authorization_exposition(text: &mut Exposition<'_>, cells: &AuthorizationCells) {
+    text.counter("authorize_cached_total", "Joins decided from the cache of answers.", cells.cached.get());
+    text.counter("authorize_asked_total", "Questions sent to AUTHORIZE_URL.", cells.asked.get());
+    text.counter("authorize_failures_total", "Questions without a usable answer.", cells.failures.get());
+    text.counter("authorize_refused_total", "Questions not sent while it failed.", cells.refused.get());
+    text.gauge("authorize_breaker_open", "Whether AUTHORIZE_URL is left alone.", cells.breaker_open.get());
 }
 
 struct Exposition<'a> {

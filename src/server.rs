@@ -12,10 +12,13 @@ use signal_hook::iterator::Signals;
 use crate::admin;
 use crate::admin::driver::ControlHandle;
 use crate::admin::port::driver::AdminPort;
+use crate::authorization::{self, Question};
 use crate::command::authorize::TokenVerifier;
+use crate::command::driver::KeyFiles;
 use crate::config::Settings;
 use crate::identity::ShardId;
 use crate::instance::{Instance, Phase};
+use crate::limits;
 use crate::shard::driver::{Driver, Surroundings};
 use crate::shard::envelope::{ControlMessage, Envelope, LinkState, Publication, UplinkCommand};
 use crate::shard::mesh::Mesh;
@@ -23,6 +26,7 @@ use crate::shard::outlet::{Outlet, Waker};
 use crate::shard::{Shard, UplinkPort};
 use crate::uplink;
 use crate::uplink::driver::{Ports, UplinkHandle};
+use crate::uplink::history::HistoryRules;
 use crate::uplink::registry::Load;
 
 /// Messages that fit between two shards: some milliseconds of a busy shard's traffic.
@@ -112,6 +116,10 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     let mut boot = [0; 4];
     getrandom::fill(&mut boot).map_err(StartError::Random)?;
     let verifier = TokenVerifier::new(&settings).map(Arc::new);
+    let key_files = match &verifier {
+        Some(verifier) => KeyFiles::watch(&settings.keys, verifier)?,
+        None => None,
+    };
     let instance = Arc::new(Instance::new(settings, u32::from_ne_bytes(boot)));
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(StartError::Process)?;
     let shards = instance.settings.shards;
@@ -119,6 +127,7 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     let wakers = queues.wakers.clone();
     let cpus = usable_cpus();
 
+    let authorizer = start_authorization(&instance, &mut queues, started);
     let uplink = Uplink::start(&instance, &mut queues, started, &cpus)?;
     let control = ControlThread::start(&instance, &mut queues, started)?;
     control.open_port(&instance, verifier.as_ref(), started)?;
@@ -128,14 +137,9 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     for (index, (outlets, inboxes)) in columns.enumerate() {
         let id = ShardId(index as u8);
         let port = uplink.as_ref().map(Uplink::port);
-        let shard = Shard::new(
-            id,
-            instance.clone(),
-            verifier.clone(),
-            Mesh::new(id, outlets),
-            port,
-            Some(control.outlet()),
-        );
+        let shard = Shard::new(id, instance.clone(), verifier.clone(), Mesh::new(id, outlets), port)
+            .asking(authorizer.clone())
+            .administrated(control.outlet());
         let around = Surroundings {
             instance: instance.clone(),
             started,
@@ -164,6 +168,9 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     control.handle.stop();
     if let Some(uplink) = uplink {
         uplink.handle.stop();
+    }
+    if let Some(key_files) = key_files {
+        key_files.stop();
     }
     tracing::info!("stopped");
     Ok(())
@@ -217,6 +224,22 @@ impl ControlThread {
     }
 }
 
+/// Starts the threads that ask the application who may join what, if there is one to ask; the way to them.
+fn start_authorization(
+    instance: &Instance,
+    queues: &mut Queues,
+    started: Instant,
+) -> Option<Sender<Question>> {
+    let (settings, cells) = instance.settings.authorization.as_ref().zip(instance.authorization.as_ref())?;
+    let mut shards = Vec::new();
+    for (waker, inboxes) in queues.wakers.iter().zip(&mut queues.inboxes) {
+        let (answers, inbox) = bounded(limits::AUTHORIZE_QUEUE);
+        shards.push((answers, waker.clone()));
+        inboxes.push(inbox);
+    }
+    Some(authorization::driver::start(settings, cells.clone(), shards, started))
+}
+
 /// The running uplink, and what shards need to reach it.
 struct Uplink {
     handle: UplinkHandle,
@@ -239,14 +262,18 @@ impl Uplink {
         let waker = Waker::new().map_err(StartError::Process)?;
         let (commands, ingress) = bounded(COMMAND_QUEUE);
         let (publications, publisher) = bounded(PUBLICATION_QUEUE);
-        let mut shards = Vec::new();
+        let (mut shards, mut answers) = (Vec::new(), Vec::new());
         for (waker, inboxes) in queues.wakers.iter().zip(&mut queues.inboxes) {
             let (outlet, inbox) = Outlet::new(UPLINK_QUEUE, waker.clone());
             shards.push(outlet);
             inboxes.push(inbox);
+            let (outlet, inbox) = Outlet::new(UPLINK_QUEUE, waker.clone());
+            answers.push(outlet);
+            inboxes.push(inbox);
         }
         let ports = Ports {
             shards,
+            answers,
             commands: ingress,
             waker: waker.clone(),
             publications: publisher,
@@ -262,7 +289,12 @@ impl Uplink {
             uptime: started.elapsed(),
             cpu: None,
         };
-        let handle = uplink::driver::start(settings, &instance.id, instance.boot, ports, load, cpu)?;
+        let rules = HistoryRules {
+            settings: instance.settings.history.clone(),
+            // The other half is for what comes while the reply is being sent.
+            reply_bytes: instance.settings.outbox_bytes / 2,
+        };
+        let handle = uplink::driver::start(settings, rules, &instance.id, instance.boot, ports, load, cpu)?;
         Ok(Some(Self { handle, commands, publications, waker }))
     }
 

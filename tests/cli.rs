@@ -127,14 +127,23 @@ fn a_short_secret_is_refused_with_the_reason_and_not_shown() {
 
 #[test]
 fn a_setting_that_is_not_implemented_is_refused_unless_it_asks_for_nothing() {
-    for (name, value) in
-        [("TLS_CERT_FILE", "/etc/cert.pem"), ("REDIS_CA_FILE", "ca.pem"), ("MAX_CONNECTIONS_PER_USER", "20")]
-    {
+    for (name, value) in [("TLS_CERT_FILE", "/etc/cert.pem"), ("REDIS_CA_FILE", "ca.pem")] {
         let text = refusal(&run(&["serve"], &[("JWT_SECRET", SECRET), (name, value)]), 2);
         assert!(text.contains(name) && text.contains("not supported by this version"), "{text}");
     }
-    let harmless = [("JWT_SECRET", SECRET), ("MAX_CONNECTIONS_PER_USER", "0"), ("REDIS_TLS", "off")];
+    let harmless = [("JWT_SECRET", SECRET), ("REDIS_TLS", "off")];
     refusal(&run(&[&["serve"][..], &NOWHERE].concat(), &harmless), 1);
+}
+
+#[test]
+fn rules_for_messages_that_are_wrong_are_named_with_their_file() {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("wrong-rules.toml");
+    std::fs::write(&path, "[[rule]]\nmax_bytes = 1\n[[rule]]\nschema = { type = \"strin\" }\n").unwrap();
+    let path = path.to_str().unwrap();
+    let text = refusal(&run(&["serve"], &[("JWT_SECRET", SECRET), ("SCHEMAS_FILE", path)]), 2);
+    assert!(text.contains(path) && text.contains("rule 2: schema/type"), "{text}");
+    let text = refusal(&run(&["serve"], &[("JWT_SECRET", SECRET), ("SCHEMAS_FILE", "nowhere.toml")]), 2);
+    assert!(text.contains("nowhere.toml: cannot read the message rules"), "{text}");
 }
 
 #[test]

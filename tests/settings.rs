@@ -43,6 +43,18 @@ fn the_defaults_of_serve_are_those_of_the_contract() {
 }
 
 #[test]
+fn connections_per_address_spare_loopback_until_somebody_sets_them() {
+    let limits = |mode, values: &[(&str, &str)]| {
+        let limits = load(mode, &[&[SECRET], values].concat()).unwrap().settings.limits;
+        (limits.max_connections_per_address, limits.spare_loopback, limits.max_connections_per_user)
+    };
+    assert_eq!(limits(Mode::Serve, &[]), (100, true, 20));
+    assert_eq!(limits(Mode::Dev, &[]), (0, true, 20));
+    let set = [("MAX_CONNECTIONS_PER_ADDRESS", "7"), ("MAX_CONNECTIONS_PER_USER", "0")];
+    assert_eq!(limits(Mode::Serve, &set), (7, false, 0));
+}
+
+#[test]
 fn dev_is_alone_on_loopback_for_everyone_and_says_what_it_ignores() {
     let given = [("REDIS_HOST", "redis.example"), ("AUTH_REQUIRED", "true"), ("WS_PORT", "4000")];
     let Checked { settings, notes } = load(Mode::Dev, &given).unwrap();
@@ -88,6 +100,7 @@ fn values_that_contradict_each_other_are_refused() {
         (&[("INACTIVE_THRESHOLD", "3000"), ("CLEANUP_INTERVAL", "3001")], "at most 3000"),
         (&[("MAX_MESSAGE_BYTES", "1048576")], "2097152 or more"),
         (&[("REDIS_USERNAME", "tables")], "REDIS_PASSWORD"),
+        (&[("PROXY_PROTOCOL", "true")], "TRUSTED_PROXIES"),
     ] {
         let text = refusal(values);
         assert!(text.contains(word), "{text}");
@@ -107,6 +120,8 @@ fn text_of_a_wrong_form_is_refused() {
         ("REDIS_HOST", "redis://localhost"),
         ("REDIS_HOST", "localhost:6379"),
         ("REDIS_PREFIX", "two words:"),
+        ("TRUSTED_PROXIES", "10.0.0.0/33"),
+        ("TRUSTED_PROXIES", "proxy.example"),
         ("LOG_LEVEL", "inof"),
         ("LOG_LEVEL", "info,tableforge=loud"),
         ("LOG_FORMAT", "xml"),

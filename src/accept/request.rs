@@ -70,7 +70,7 @@ impl<'a> Request<'a> {
     }
 
     /// Every value of a header, in order.
-    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         let matching = self.headers.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name));
         matching.map(|(_, value)| *value)
     }

@@ -4,13 +4,14 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::extension::Deflate;
 use super::request::{Ambiguous, Refusal, Request};
+use super::subprotocol;
 
 /// A request that may become a WebSocket.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Upgrade {
     /// The complete answer, status 101.
     pub response: String,
-    /// The token from the `Authorization` header or the query.
+    /// The token from the `Authorization` header, the query or the list of subprotocols, looked for in that order.
     pub token: Option<String>,
     /// The compression that the answer agrees to.
     pub deflate: Option<Deflate>,
@@ -56,13 +57,17 @@ pub fn check(
     };
     check_origin(request, allowed_origins)?;
     let deflate = if compression { Deflate::offered(request) } else { None };
+    let offer = subprotocol::offered(request)?;
+    let protocol = offer.chosen.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
     let response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {}\r\n{}\r\n",
+         Sec-WebSocket-Accept: {}\r\n{}{}\r\n",
         derive_accept_key(key.as_bytes()),
-        deflate.map(Deflate::answer).unwrap_or_default()
+        deflate.map(Deflate::answer).unwrap_or_default(),
+        protocol.unwrap_or_default()
     );
-    Ok(Upgrade { response, token: token(request)?, deflate })
+    let token = token(request)?.or_else(|| offer.token.map(Into::into));
+    Ok(Upgrade { response, token, deflate })
 }
 
 /// A request that is not from a browser has no Origin and passes.

@@ -1,14 +1,17 @@
 //! A token becomes an identity: who the user is, until when, and what the user may do.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use jsonwebtoken::Header;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::keys::{KeySet, NoKey};
 use crate::config::Settings;
-use crate::identity::UserId;
+use crate::identity::{RoomId, UserId};
 use crate::limits;
 use crate::permission::{RoomRight, RoomRights};
 
@@ -23,11 +26,24 @@ pub struct Identity {
     /// When the connection ends unless the token is renewed, in seconds since 1970: the token's `exp`,
     /// or the end of the leeway if that had passed already. `None` for an anonymous user.
     pub expires_at: Option<u64>,
+    /// How fast the connection may send, if the token says so.
+    pub rate: Option<MessageRate>,
     permissions: Permissions,
+    /// Whether the token (or its absence) leaves rooms to the server's configuration.
+    unclaimed: bool,
     rooms: Rooms,
 }
 
 const _: () = assert!(size_of::<Identity>() <= 72, "there is one per connection");
+
+/// How fast one connection may send: a token bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageRate {
+    /// Messages per second.
+    pub per_second: NonZeroU16,
+    /// Messages at once.
+    pub burst: NonZeroU16,
+}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Permissions {
@@ -37,9 +53,9 @@ struct Permissions {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Rooms {
-    /// No `rooms` claim: the same rights in every room.
+    /// The same rights in every room.
     Everywhere(RoomRights),
-    /// The `rooms` claim, which may be empty.
+    /// The `rooms` claim, or what the application has said room by room. May be empty.
     Granted(Box<[Grant]>),
 }
 
@@ -62,7 +78,49 @@ impl Identity {
     /// The identity of a user without a token: `rights` in every room, no other permission, no end.
     pub fn anonymous(user: UserId, rights: RoomRights) -> Self {
         let rooms = Rooms::Everywhere(rights);
-        Self { user, name: None, expires_at: None, permissions: Permissions::default(), rooms }
+        let permissions = Permissions::default();
+        Self { user, name: None, expires_at: None, rate: None, permissions, unclaimed: true, rooms }
+    }
+
+    /// Where no `rooms` claim says what the user may do, nothing is allowed until the application has been
+    /// asked about a room.
+    #[must_use]
+    pub fn asking(mut self) -> Self {
+        if self.unclaimed {
+            self.rooms = Rooms::Granted(Box::default());
+        }
+        self
+    }
+
+    /// Whether the application is to be asked before the user joins a room.
+    pub fn is_asking(&self) -> bool {
+        self.unclaimed && matches!(self.rooms, Rooms::Granted(_))
+    }
+
+    /// The application has granted `rights` in `room`. Of what it granted before, only rooms that are still
+    /// `in_use` are kept, so the list is never longer than the connection's rooms.
+    pub fn grant(&mut self, room: &RoomId, rights: RoomRights, in_use: impl Fn(&str) -> bool) {
+        if let (true, Rooms::Granted(grants)) = (self.unclaimed, &mut self.rooms) {
+            let kept = std::mem::take(grants).into_iter();
+            let kept = kept.filter(|grant| *grant.pattern != *room.as_str() && in_use(&grant.pattern));
+            let new = Grant { pattern: room.as_str().into(), open_end: false, rights };
+            *grants = kept.chain([new]).collect();
+        }
+    }
+
+    /// Nothing is granted in `room` any more, until the application says so again.
+    pub fn revoke(&mut self, room: &RoomId) {
+        if let (true, Rooms::Granted(grants)) = (self.unclaimed, &mut self.rooms) {
+            let kept = std::mem::take(grants).into_iter();
+            *grants = kept.filter(|grant| *grant.pattern != *room.as_str()).collect();
+        }
+    }
+
+    /// Takes over what the application has granted to `before`, the same user's identity until now.
+    pub fn keep_grants(&mut self, before: &mut Self) {
+        if self.is_asking() && before.is_asking() {
+            self.rooms = std::mem::replace(&mut before.rooms, Rooms::Granted(Box::default()));
+        }
     }
 
     /// Whether the user has `right` in `room`. Where several patterns of the `rooms` claim cover the
@@ -97,12 +155,15 @@ pub enum TokenError {
     #[error("the token is not a JSON Web Token (RFC 7519)")]
     Malformed,
     /// An `alg` that the server is not configured for, `none` among them.
-    #[error("the token's `alg` is not accepted; this server accepts HS256")]
+    #[error("the token's `alg` is not one that this server has a key for")]
     Algorithm,
+    /// A `kid` that no key has, or none where there are several keys.
+    #[error("the token's `kid` does not name a key that this server knows")]
+    KeyId,
     /// A header that asks for what this server does not do, or names a key of the token's own.
     #[error("the token's header has {0}, which is not accepted")]
     Header(&'static str),
-    /// Not signed with the server's secret.
+    /// Not signed with the key that it should be.
     #[error("the token's signature is wrong")]
     Signature,
     /// A claim that must be there is not.
@@ -126,14 +187,17 @@ pub enum TokenError {
 }
 
 /// Verifies tokens. The algorithm is fixed by the configuration, never chosen by the token.
-#[derive(Clone)]
 pub struct TokenVerifier {
-    key: DecodingKey,
-    signature_only: Validation,
+    /// The key of `JWT_SECRET`, if there is one. Files come and go beside it.
+    secret: KeySet,
+    /// All keys: shards read them without waiting while another thread puts in new ones.
+    keys: ArcSwap<KeySet>,
     issuer: Option<String>,
     audience: Option<String>,
     leeway_seconds: u64,
     default_rights: RoomRights,
+    /// Whether the application says what users without a `rooms` claim may do.
+    asks: bool,
 }
 
 /// The claims that this server reads. Those that may have a wrong type are read as they are, so that
@@ -147,6 +211,7 @@ struct Claims {
     aud: Option<Value>,
     name: Option<Value>,
     permissions: Option<Value>,
+    rate: Option<Value>,
     /// Here `null` is not the same as absent: absent means the default rights in every room.
     #[serde(default, deserialize_with = "even_null")]
     rooms: Option<Value>,
@@ -157,24 +222,30 @@ fn even_null<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Value>
 }
 
 impl TokenVerifier {
-    /// A verifier as `settings` want it; `None` where no secret is set.
+    /// A verifier as `settings` want it, with the key of `JWT_SECRET` and without those of files; `None` where
+    /// `settings` name no key at all.
     pub fn new(settings: &Settings) -> Option<Self> {
-        let secret = settings.jwt_secret.as_ref()?;
-        // The crate would check times against its own clock; everything but the signature is checked
-        // here, against the caller's.
-        let mut signature_only = Validation::new(Algorithm::HS256);
-        signature_only.required_spec_claims.clear();
-        signature_only.validate_exp = false;
-        signature_only.validate_nbf = false;
-        signature_only.validate_aud = false;
+        let keys = &settings.keys;
+        let secret = settings.jwt_secret.as_ref();
+        if secret.is_none() && keys.public_key_file.is_none() && keys.jwks_file.is_none() {
+            return None;
+        }
+        let secret =
+            secret.map(|secret| KeySet::of_secret(secret, keys.secret_algorithm)).unwrap_or_default();
         Some(Self {
-            key: DecodingKey::from_secret(secret.as_bytes()),
-            signature_only,
+            keys: ArcSwap::from_pointee(secret.clone()),
+            secret,
             issuer: settings.jwt_issuer.clone(),
             audience: settings.jwt_audience.clone(),
             leeway_seconds: settings.token_leeway.as_secs(),
             default_rights: settings.default_room_permissions,
+            asks: settings.authorization.is_some(),
         })
+    }
+
+    /// From now on tokens are verified with the secret's key and `from_files`, and no others.
+    pub fn replace_keys(&self, from_files: &KeySet) {
+        self.keys.store(Arc::new(self.secret.clone().and(from_files)));
     }
 
     /// Verifies `token` at the time `now` (seconds since 1970) and gives the identity that it proves.
@@ -185,23 +256,33 @@ impl TokenVerifier {
         if token.len() > limits::TOKEN_BYTES {
             return Err(TokenError::TooLong);
         }
-        let decoded = jsonwebtoken::decode::<Claims>(token, &self.key, &self.signature_only)
-            .map_err(|error| refusal(error.kind()))?;
-        check_header(&decoded.header)?;
-        let claims = decoded.claims;
+        let header = jsonwebtoken::decode_header(token).map_err(|error| refusal(error.kind()))?;
+        check_header(&header)?;
+        let keys = self.keys.load();
+        let key = keys.choose(header.alg, header.kid.as_deref()).map_err(|none| match none {
+            NoKey::Algorithm => TokenError::Algorithm,
+            NoKey::Id => TokenError::KeyId,
+        })?;
+        let claims = jsonwebtoken::decode::<Claims>(token, &key.decoding, &key.signature_only)
+            .map_err(|error| refusal(error.kind()))?
+            .claims;
         let expires_at = self.check_times(&claims, now)?;
         self.check_parties(&claims)?;
+        let unclaimed = claims.rooms.is_none();
         let rooms = match claims.rooms {
             None => Rooms::Everywhere(self.default_rights),
             Some(rooms) => Rooms::Granted(read_rooms(&rooms)?),
         };
-        Ok(Identity {
+        let identity = Identity {
             user: read_subject(claims.sub)?,
             name: read_name(claims.name)?,
             expires_at: Some(expires_at),
+            rate: claims.rate.as_ref().map(read_rate).transpose()?,
             permissions: read_permissions(claims.permissions)?,
+            unclaimed,
             rooms,
-        })
+        };
+        Ok(if self.asks { identity.asking() } else { identity })
     }
 
     fn check_times(&self, claims: &Claims, now: u64) -> Result<u64, TokenError> {
@@ -303,6 +384,23 @@ fn read_permissions(list: Option<Value>) -> Result<Permissions, TokenError> {
     Ok(permissions)
 }
 
+/// `burst` may be left out: it is as many as go in two seconds then, as with the server's own defaults.
+fn read_rate(rate: &Value) -> Result<MessageRate, TokenError> {
+    const FORM: TokenError = TokenError::Claim(
+        "rate",
+        "an object with `perSecond` and perhaps `burst`, whole numbers from 1 to 65535",
+    );
+    let number = |value: &Value| {
+        value.as_u64().and_then(|n| u16::try_from(n).ok()).and_then(NonZeroU16::new).ok_or(FORM)
+    };
+    let per_second = number(rate.get("perSecond").ok_or(FORM)?)?;
+    let burst = match rate.get("burst") {
+        Some(burst) => number(burst)?,
+        None => per_second.saturating_mul(NonZeroU16::MIN.saturating_add(1)),
+    };
+    Ok(MessageRate { per_second, burst })
+}
+
 fn read_rooms(rooms: &Value) -> Result<Box<[Grant]>, TokenError> {
     const FORM: TokenError =
         TokenError::Claim("rooms", "an object of room patterns, each with a list of texts");
@@ -333,215 +431,4 @@ fn texts(list: &Value) -> Option<Vec<&str>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use jsonwebtoken::EncodingKey;
-    use serde_json::json;
-
-    use super::*;
-
-    const NOW: u64 = 1_700_000_000;
-    const SECRET: &str = "0123456789abcdef0123456789abcdef";
-
-    fn settings() -> Settings {
-        Settings { jwt_secret: Some(SECRET.into()), ..Settings::for_tests() }
-    }
-
-    fn verifier() -> TokenVerifier {
-        TokenVerifier::new(&settings()).unwrap()
-    }
-
-    fn signed_with(header: &Header, claims: &Value, secret: &str) -> String {
-        jsonwebtoken::encode(header, claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
-    }
-
-    fn signed(claims: &Value) -> String {
-        signed_with(&Header::new(Algorithm::HS256), claims, SECRET)
-    }
-
-    fn verify(claims: &Value) -> Result<Identity, TokenError> {
-        verifier().verify(&signed(claims), NOW)
-    }
-
-    /// `token` with its header replaced by base64url text.
-    fn with_header(token: &str, header: &str) -> String {
-        format!("{header}.{}", token.split_once('.').unwrap().1)
-    }
-
-    #[test]
-    fn a_plain_token_proves_user_name_and_end() {
-        let alice = verify(&json!({"sub": "alice", "exp": NOW + 60, "name": "Alice"})).unwrap();
-        assert_eq!(alice.user.as_str(), "alice");
-        assert_eq!(alice.name.as_deref(), Some("Alice"));
-        assert_eq!(alice.expires_at, Some(NOW + 60));
-        assert!(!alice.may_broadcast() && !alice.is_admin());
-    }
-
-    #[test]
-    fn without_a_secret_there_is_no_verifier() {
-        assert!(TokenVerifier::new(&Settings::for_tests()).is_none());
-    }
-
-    #[test]
-    fn expiry_and_not_before_allow_the_leeway_and_no_second_more() {
-        for (claims, outcome) in [
-            (json!({"sub": "a", "exp": NOW - 5}), None),
-            (json!({"sub": "a", "exp": NOW - 6}), Some(TokenError::Expired)),
-            (json!({"sub": "a", "exp": NOW as f64 - 5.5}), Some(TokenError::Expired)),
-            (json!({"sub": "a", "exp": u64::MAX}), None),
-            (json!({"sub": "a", "exp": NOW, "nbf": NOW + 5}), None),
-            (json!({"sub": "a", "exp": NOW, "nbf": NOW + 6}), Some(TokenError::NotYetValid)),
-        ] {
-            assert_eq!(verify(&claims).err(), outcome, "{claims}");
-        }
-    }
-
-    #[test]
-    fn claims_that_are_missing_or_of_a_wrong_type_are_named() {
-        let long = "x".repeat(limits::USER_ID_BYTES + 1);
-        for (claims, word) in [
-            (json!({"sub": "a"}), "`exp`"),
-            (json!({"sub": "a", "exp": null}), "`exp`"),
-            (json!({"sub": "a", "exp": (NOW + 60).to_string()}), "`exp`"),
-            (json!({"sub": "a", "exp": -1}), "`exp`"),
-            (json!({"sub": "a", "exp": NOW, "nbf": "0"}), "`nbf`"),
-            (json!({"exp": NOW}), "`sub`"),
-            (json!({"sub": "", "exp": NOW}), "`sub`"),
-            (json!({"sub": 7, "exp": NOW}), "`sub`"),
-            (json!({"sub": long, "exp": NOW}), "`sub`"),
-            (json!({"sub": "a", "exp": NOW, "name": ["a"]}), "`name`"),
-            (json!({"sub": "a", "exp": NOW, "name": long}), "`name`"),
-            (json!({"sub": "a", "exp": NOW, "permissions": "admin"}), "`permissions`"),
-            (json!({"sub": "a", "exp": NOW, "permissions": [1]}), "`permissions`"),
-            (json!({"sub": "a", "exp": NOW, "rooms": null}), "`rooms`"),
-            (json!({"sub": "a", "exp": NOW, "rooms": ["lobby"]}), "`rooms`"),
-            (json!({"sub": "a", "exp": NOW, "rooms": {"lobby": "join"}}), "`rooms`"),
-            (json!({"sub": "a", "exp": NOW, "rooms": {"a*b": ["join"]}}), "`rooms`"),
-        ] {
-            let error = verify(&claims).expect_err(&claims.to_string()).to_string();
-            assert!(error.contains(word), "{claims}: {error}");
-        }
-    }
-
-    #[test]
-    fn any_other_algorithm_is_refused() {
-        let claims = json!({"sub": "a", "exp": NOW});
-        let plain = signed(&claims);
-        let (message, _) = plain.rsplit_once('.').unwrap();
-        let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0"; // {"alg":"none","typ":"JWT"}
-        let rs256 = "eyJhbGciOiJSUzI1NiJ9"; // {"alg":"RS256"}
-        let unsigned = with_header(&format!("{message}."), none);
-        for token in [
-            signed_with(&Header::new(Algorithm::HS512), &claims, SECRET),
-            signed_with(&Header::new(Algorithm::HS384), &claims, SECRET),
-            unsigned,
-            with_header(&plain, none),
-            with_header(&plain, rs256),
-        ] {
-            assert_eq!(verifier().verify(&token, NOW), Err(TokenError::Algorithm), "{token}");
-        }
-    }
-
-    #[test]
-    fn a_forged_or_broken_token_is_refused_without_a_word_of_it() {
-        let claims = json!({"sub": "mallory", "exp": NOW});
-        let other = signed_with(&Header::new(Algorithm::HS256), &claims, &SECRET.replace('0', "1"));
-        assert_eq!(verifier().verify(&other, NOW), Err(TokenError::Signature));
-        let plain = signed(&claims);
-        let (message, _) = plain.rsplit_once('.').unwrap();
-        assert_eq!(verifier().verify(&format!("{message}."), NOW), Err(TokenError::Signature));
-        for token in ["", "..", "a.b.c", "mallory", message, &format!("{plain}.{plain}")] {
-            let error = verifier().verify(token, NOW).unwrap_err();
-            assert!(!error.to_string().contains("mallory"), "{error}");
-        }
-        let long = format!("{plain}{}", "A".repeat(limits::TOKEN_BYTES));
-        assert_eq!(verifier().verify(&long, NOW), Err(TokenError::TooLong));
-    }
-
-    #[test]
-    fn a_header_that_wants_more_or_brings_a_key_is_refused() {
-        let plain = Header::new(Algorithm::HS256);
-        let kid = |kid: &str| Header { kid: Some(kid.into()), ..plain.clone() };
-        for (header, word) in [
-            (Header { crit: Some(vec!["exp".into()]), ..plain.clone() }, "crit"),
-            (Header { jku: Some("https://evil.example/keys".into()), ..plain.clone() }, "jku"),
-            (Header { x5u: Some("https://evil.example/keys".into()), ..plain.clone() }, "x5u"),
-            (kid("../../dev/null"), "kid"),
-        ] {
-            let token = signed_with(&header, &json!({"sub": "a", "exp": NOW}), SECRET);
-            let error = verifier().verify(&token, NOW).unwrap_err().to_string();
-            assert!(error.contains(word), "{error}");
-        }
-        let token = signed_with(&kid("key-2"), &json!({"sub": "a", "exp": NOW}), SECRET);
-        assert!(verifier().verify(&token, NOW).is_ok(), "a plain key id does no harm");
-    }
-
-    #[test]
-    fn issuer_and_audience_are_required_where_configured() {
-        let strict = Settings {
-            jwt_issuer: Some("https://login.example".into()),
-            jwt_audience: Some("tables".into()),
-            ..settings()
-        };
-        let strict = TokenVerifier::new(&strict).unwrap();
-        for (iss, aud, outcome) in [
-            (json!("https://login.example"), json!("tables"), None),
-            (json!("https://login.example"), json!(["other", "tables"]), None),
-            (json!("https://evil.example"), json!("tables"), Some(TokenError::Issuer)),
-            (json!(["https://login.example"]), json!("tables"), Some(TokenError::Issuer)),
-            (json!(null), json!("tables"), Some(TokenError::Missing("iss"))),
-            (json!("https://login.example"), json!("other"), Some(TokenError::Audience)),
-            (json!("https://login.example"), json!([]), Some(TokenError::Audience)),
-            (json!("https://login.example"), json!(null), Some(TokenError::Missing("aud"))),
-        ] {
-            let claims = json!({"sub": "a", "exp": NOW, "iss": iss, "aud": aud});
-            assert_eq!(strict.verify(&signed(&claims), NOW).err(), outcome, "{claims}");
-        }
-        let claims = json!({"sub": "a", "exp": NOW, "iss": "anyone", "aud": "anything"});
-        assert!(verify(&claims).is_ok(), "neither is configured");
-    }
-
-    #[test]
-    fn patterns_grant_what_they_name_and_add_up() {
-        let claims = json!({"sub": "a", "exp": NOW, "rooms": {
-            "lobby": ["join", "publish"],
-            "table-*": ["join"],
-            "table-4*": ["publish", "unheard-of"],
-        }});
-        let user = verify(&claims).unwrap();
-        assert!(user.may(RoomRight::Join, "lobby") && user.may(RoomRight::Publish, "lobby"));
-        assert!(!user.may(RoomRight::Members, "lobby") && !user.may(RoomRight::Join, "lobby2"));
-        assert!(user.may(RoomRight::Join, "table-") && user.may(RoomRight::Join, "table-7"));
-        assert!(!user.may(RoomRight::Publish, "table-7"));
-        assert!(user.may(RoomRight::Join, "table-42") && user.may(RoomRight::Publish, "table-42"));
-        assert!(!user.may(RoomRight::Join, "Table-42") && !user.may(RoomRight::Join, "tables"));
-    }
-
-    #[test]
-    fn an_empty_rooms_claim_grants_nothing_and_a_star_everything() {
-        let nothing = verify(&json!({"sub": "a", "exp": NOW, "rooms": {}})).unwrap();
-        assert!(RoomRight::ALL.into_iter().all(|right| !nothing.may(right, "lobby")));
-        let all = verify(&json!({"sub": "a", "exp": NOW, "rooms": {"*": ["join"]}})).unwrap();
-        assert!(all.may(RoomRight::Join, "anything") && !all.may(RoomRight::Publish, "anything"));
-    }
-
-    #[test]
-    fn without_a_rooms_claim_the_default_rights_hold_for_anonymous_users_too() {
-        let rights = RoomRights::NONE.with(RoomRight::Join);
-        let settings = Settings { default_room_permissions: rights, ..settings() };
-        let token = signed(&json!({"sub": "a", "exp": NOW}));
-        let user = TokenVerifier::new(&settings).unwrap().verify(&token, NOW).unwrap();
-        let anonymous = Identity::anonymous(UserId::parse("guest-1").unwrap(), rights);
-        for identity in [user, anonymous] {
-            assert!(identity.may(RoomRight::Join, "lobby") && !identity.may(RoomRight::Publish, "lobby"));
-        }
-    }
-
-    #[test]
-    fn permissions_are_what_the_token_lists() {
-        let with = |list: Value| verify(&json!({"sub": "a", "exp": NOW, "permissions": list})).unwrap();
-        let broadcaster = with(json!(["broadcast", "something-else"]));
-        assert!(broadcaster.may_broadcast() && !broadcaster.is_admin());
-        let admin = with(json!(["admin"]));
-        assert!(admin.is_admin() && !admin.may_broadcast());
-    }
-}
+mod tests;

@@ -69,6 +69,14 @@ pub fn authentication_success(user: &str, expires_at_ms: u64, message_id: Option
         .finish()
 }
 
+/// The connection's token runs out soon: `in_ms` from now the connection ends, unless it is renewed.
+pub fn token_expiring(expires_at_ms: u64, in_ms: u64) -> Bytes {
+    ObjectWriter::new("token_expiring", SMALL)
+        .integer("expiresAt", expires_at_ms)
+        .integer("inMs", in_ms)
+        .finish()
+}
+
 /// The content of [`room_joined`].
 pub struct RoomJoined<'a, 'm> {
     /// The room.

@@ -44,7 +44,7 @@ pub struct HistorySettings {
 
 impl HistorySettings {
     /// No history for any room.
-    pub(super) fn none() -> Self {
+    pub fn none() -> Self {
         Self { rooms: Vec::new(), size: 0, ttl: Duration::ZERO, memory: 0, page: 0 }
     }
 

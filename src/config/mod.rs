@@ -1,8 +1,11 @@
 //! The settings of a running server: what they are once read, checked one by one and against each other.
 
 mod administration;
+mod authentication;
 pub mod catalog;
 mod history;
+mod input;
+mod quotas;
 mod redis;
 pub mod setting;
 pub mod sources;
@@ -12,8 +15,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 pub use self::administration::{AdministrationSettings, ApiKeys};
+pub use self::authentication::{AuthorizationSettings, KeySettings};
 use self::catalog::settings;
 pub use self::history::{HistorySettings, RoomPattern};
+pub use self::input::InputSettings;
+pub use self::quotas::LimitSettings;
 pub use self::redis::RedisSettings;
 use self::setting::{Group, SettingError, Source};
 use self::sources::Given;
@@ -73,9 +79,13 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Whether clients must authenticate.
     pub auth_required: bool,
-    /// The HMAC secret that tokens are verified with; [`limits::JWT_SECRET_BYTES`] or more. Never
-    /// `None` when `auth_required`.
+    /// The HMAC secret that tokens are verified with; [`limits::JWT_SECRET_BYTES`] or more. When
+    /// `auth_required`, there is this or a file in `keys`.
     pub jwt_secret: Option<String>,
+    /// Where keys come from besides, and what the secret is for.
+    pub keys: KeySettings,
+    /// Whom to ask what users without a `rooms` claim may do, if anyone.
+    pub authorization: Option<AuthorizationSettings>,
     /// The `iss` that tokens must have.
     pub jwt_issuer: Option<String>,
     /// The `aud` that tokens must have.
@@ -92,6 +102,10 @@ pub struct Settings {
     pub log_level: String,
     /// Form of a log line.
     pub log_format: LogFormat,
+    /// What a connection, a user, an address, a room and the cluster may use.
+    pub limits: LimitSettings,
+    /// What messages and names have to look like.
+    pub input: InputSettings,
     /// Which rooms have history.
     pub history: HistorySettings,
     /// Who may administrate, and from where.
@@ -195,10 +209,14 @@ pub struct Draft {
     pub settings: Settings,
     /// What will become its `redis`; no cluster while `host` is empty.
     pub redis: RedisSettings,
+    /// What will become its `authorization`; nobody is asked while `url` is empty.
+    pub authorization: AuthorizationSettings,
     /// HEARTBEAT_INTERVAL, if given.
     pub heartbeat_interval: Option<Duration>,
     /// CLEANUP_INTERVAL, if given.
     pub cleanup_interval: Option<Duration>,
+    /// MAX_CONNECTIONS_PER_ADDRESS, if given.
+    pub connections_per_address: Option<u32>,
 }
 
 impl Draft {
@@ -228,6 +246,8 @@ impl Draft {
             drain_timeout: zero,
             auth_required: true,
             jwt_secret: None,
+            keys: KeySettings::none(),
+            authorization: None,
             jwt_issuer: None,
             jwt_audience: None,
             token_leeway: zero,
@@ -236,6 +256,8 @@ impl Draft {
             console: false,
             log_level: String::new(),
             log_format: LogFormat::Json,
+            limits: LimitSettings::none(),
+            input: InputSettings::default(),
             history: HistorySettings::none(),
             administration: AdministrationSettings::none(),
             redis: None,
@@ -255,12 +277,26 @@ impl Draft {
             cleanup_interval: zero,
             inactive_threshold: zero,
         };
-        Self { settings, redis, heartbeat_interval: None, cleanup_interval: None }
+        Self {
+            settings,
+            redis,
+            authorization: AuthorizationSettings::default(),
+            heartbeat_interval: None,
+            cleanup_interval: None,
+            connections_per_address: None,
+        }
     }
 
     /// Checks the values against each other.
     fn finish(self, mode: Mode) -> Result<Settings, SettingError> {
-        let Self { mut settings, mut redis, heartbeat_interval, cleanup_interval } = self;
+        let Self {
+            mut settings,
+            mut redis,
+            authorization,
+            heartbeat_interval,
+            cleanup_interval,
+            connections_per_address,
+        } = self;
         let wrong = |text: String| Err(SettingError::Together(text));
         if mode == Mode::Dev && !settings.ws_host.is_loopback() {
             return wrong(format!(
@@ -269,13 +305,7 @@ impl Draft {
                 settings.ws_host
             ));
         }
-        if settings.auth_required && settings.jwt_secret.is_none() {
-            return wrong(
-                "JWT_SECRET is not set: set it to the secret (32 bytes or more) that tokens are signed with, \
-                 or set AUTH_REQUIRED=false to allow anonymous users"
-                    .into(),
-            );
-        }
+        authentication::check(&settings).map_err(SettingError::Together)?;
         if settings.outbox_bytes < 2 * settings.max_message_bytes {
             return wrong(format!(
                 "OUTBOX_BYTES: {} is too little for messages of {} bytes (MAX_MESSAGE_BYTES); allowed: {} or more",
@@ -284,6 +314,9 @@ impl Draft {
                 2 * settings.max_message_bytes
             ));
         }
+        let limits = settings.limits.finish(mode, connections_per_address);
+        limits.map_err(|text| SettingError::Together(text.into()))?;
+        settings.input.load()?;
         if redis.username.is_some() && redis.password.is_none() {
             return wrong("REDIS_USERNAME is set without REDIS_PASSWORD: set both or neither".into());
         }
@@ -306,6 +339,7 @@ impl Draft {
             }
         }
         settings.redis = (!redis.host.is_empty()).then_some(redis);
+        settings.authorization = (!authorization.url.is_empty()).then_some(authorization);
         Ok(settings)
     }
 }

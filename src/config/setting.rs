@@ -30,6 +30,8 @@ pub enum Group {
     Authentication,
     /// What one connection may use.
     Limits,
+    /// What messages and names have to look like.
+    Input,
     /// Which rooms keep their messages, and how many.
     History,
     /// The cluster: Redis and the other instances.
@@ -44,10 +46,11 @@ pub enum Group {
 
 impl Group {
     /// All groups, in the order in which they are listed.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Server,
         Self::Authentication,
         Self::Limits,
+        Self::Input,
         Self::History,
         Self::Redis,
         Self::Administration,
@@ -61,6 +64,7 @@ impl Group {
             Self::Server => "Server",
             Self::Authentication => "Authentication",
             Self::Limits => "Limits",
+            Self::Input => "Input",
             Self::History => "History",
             Self::Redis => "Redis",
             Self::Administration => "Administration",

@@ -69,6 +69,11 @@ impl UserHomes {
         gone
     }
 
+    /// How many connections the user has.
+    pub fn connections(&self, user: &str) -> u32 {
+        self.shards.get(user).into_iter().flatten().map(|(_, count)| count).sum()
+    }
+
     /// The shards on which the user has connections.
     pub fn shards(&self, user: &str) -> impl Iterator<Item = ShardId> + '_ {
         self.shards.get(user).into_iter().flatten().map(|(shard, _)| *shard)
@@ -91,6 +96,7 @@ mod tests {
         assert!(homes.attach(&user, ShardId(1)));
         assert!(!homes.attach(&user, ShardId(1)));
         assert!(!homes.attach(&user, ShardId(2)));
+        assert_eq!((homes.connections("u"), homes.connections("v")), (3, 0));
         assert_eq!(homes.shards("u").collect::<Vec<_>>(), [ShardId(1), ShardId(2)]);
         assert!(!homes.detach(&user, ShardId(1)));
         assert!(!homes.detach(&user, ShardId(1)));

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::envelope::Envelope;
-use super::session::{Phase, Session};
+use super::session::{Allowance, Phase, Session};
 use super::{Action, Now, Shard, home, key};
 use crate::accept::extension::Deflate;
 use crate::accept::request::{self, Head, Refusal};
@@ -20,7 +20,6 @@ use crate::command::event;
 use crate::identity::{ConnectionId, UserId};
 use crate::instance::Phase as InstancePhase;
 use crate::limits;
-use crate::permission::RoomRights;
 use crate::ring::Key;
 
 /// Bytes beyond one message of the largest size that a client may send before it has heard the first one.
@@ -42,11 +41,13 @@ impl Shard {
         self.actions.push(Action::Receive(accepted));
         self.handshakes.push_back(id);
         self.bound_handshakes(now);
+        self.bound_accepts(accepted.slot, now);
     }
 
     /// Refuses the oldest handshakes beyond the bound: whoever means it has sent its head long before.
     fn bound_handshakes(&mut self, now: Now) {
-        if self.handshakes.len() <= limits::HALF_OPEN_HANDSHAKES {
+        let most = self.settings().limits.max_handshakes;
+        if self.handshakes.len() <= most {
             return;
         }
         let sessions = &self.sessions;
@@ -54,7 +55,7 @@ impl Shard {
             let session = sessions[id.slot as usize].as_ref();
             session.is_some_and(|session| session.id == *id && session.phase == Phase::Handshake)
         });
-        while self.handshakes.len() > limits::HALF_OPEN_HANDSHAKES {
+        while self.handshakes.len() > most {
             let Some(oldest) = self.handshakes.pop_front() else { return };
             let reason = "too many handshakes are under way: come back later";
             let refusal = Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 5\r\n" };
@@ -133,15 +134,25 @@ impl Shard {
         let Some(session) = self.session(slot) else { return };
         let mut head = std::mem::take(&mut session.unsettled().early);
         head.extend_from_slice(bytes);
+        if !self.read_preface(slot, &mut head, now) {
+            return;
+        }
         match request::parse(&head) {
-            Head::Incomplete => session.unsettled().early = head,
+            Head::Incomplete => {
+                if let Some(session) = self.session(slot) {
+                    session.unsettled().early = head;
+                }
+            }
             Head::Refused(refusal) => self.answer(slot, http::refuse(&refusal), now),
             Head::Request(request, length) if request.path == "/ws" => {
                 let settings = &self.instance.settings;
                 match upgrade::check(&request, &settings.allowed_origins, settings.compression)
                     .and_then(|upgrade| Ok((self.admit(upgrade.token.as_deref(), now)?, upgrade)))
-                {
-                    Ok((identity, upgrade)) => {
+                    .and_then(|(identity, upgrade)| {
+                        Ok((identity, upgrade, self.admit_address(slot, &request)?))
+                    }) {
+                    Ok((identity, upgrade, address)) => {
+                        self.came_from(slot, address);
                         self.upgrade(slot, upgrade, identity, &head[length..], now);
                     }
                     Err(refusal) => self.answer(slot, http::refuse(&refusal), now),
@@ -198,7 +209,7 @@ impl Shard {
             None if required => self.establish(slot, now),
             identity => {
                 let identity = identity.unwrap_or_else(|| self.anonymous(id));
-                self.attach(id, identity);
+                self.attach(id, identity, now);
             }
         }
     }
@@ -207,14 +218,19 @@ impl Shard {
     fn anonymous(&self, id: ConnectionId) -> Identity {
         let name = format!("guest-{}", self.socket_id(id));
         let user = UserId::parse(&name).expect("a socket id is far shorter than a user id may be");
-        Identity::anonymous(user, RoomRights::ALL)
+        let identity = Identity::anonymous(user, self.settings().default_room_permissions);
+        if self.authorizer.is_some() { identity.asking() } else { identity }
     }
 
     /// The connection is the user's; the user's home shard makes it reachable. Whoever calls this adds
     /// it to `users` once the client may hear messages.
-    pub(super) fn attach(&mut self, id: ConnectionId, identity: Identity) {
+    pub(super) fn attach(&mut self, id: ConnectionId, identity: Identity, now: Now) {
+        let identity = self.presentable(identity);
         let user = identity.user.clone();
         let Some(session) = self.session_of(id) else { return };
+        if let Some(rate) = identity.rate {
+            session.allowance = Allowance::full(rate.burst.get().into(), now);
+        }
         session.identity = Some(Box::new(identity));
         let to = home::of_user(user.as_str(), self.mesh.shards());
         self.mesh.send(to, Envelope::Attach { connection: id, user });
@@ -245,6 +261,7 @@ impl Shard {
         if let Some(user) = &user {
             self.users.add(user, slot);
         }
+        self.watch_expiry(id, now);
         if self.uplink.is_some() && !self.is_linked() {
             self.outboxes.push(slot, &event::cluster_status(event::ClusterStatus::Degraded));
         }
@@ -366,6 +383,7 @@ impl Shard {
         if std::mem::take(&mut session.counted) {
             self.cells.connections.sub(1);
         }
+        self.leave_address(id);
         let Some(session) = self.session_of(id) else { return };
         let rooms = std::mem::take(&mut session.rooms);
         let joining = session.unsettled.take().map(|unsettled| unsettled.joining).unwrap_or_default();

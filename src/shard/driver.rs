@@ -122,6 +122,7 @@ impl Driver {
     fn turn(&mut self) {
         let now = self.now();
         self.cells.last_turn.set(now.since_start_ms);
+        self.shard.close_expired(now);
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.reap(COMPLETIONS_PER_TURN, &mut completions);
         let full = completions.len() >= COMPLETIONS_PER_TURN;
@@ -139,7 +140,14 @@ impl Driver {
 
     fn handle(&mut self, completion: Completion, now: Now) {
         match completion {
-            Completion::Accepted(key) => self.shard.handle_accepted(key, now),
+            Completion::Accepted(key) => {
+                self.shard.handle_accepted(key, now);
+                if self.shard.wants_peers()
+                    && let Some(peer) = self.ring.peer_address(key)
+                {
+                    self.shard.handle_peer(key, peer.ip());
+                }
+            }
             Completion::AcceptStopped(error) => {
                 if now.since_start_ms >= self.next_warning_ms {
                     self.next_warning_ms = now.since_start_ms + WARNING_INTERVAL_MS;

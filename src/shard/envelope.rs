@@ -6,6 +6,7 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 
 use crate::accept::api::{Answer, Route};
+use crate::authorization::Verdict;
 use crate::ban::{Ban, Bans};
 use crate::identity::{ConnectionId, InstanceId, RoomId, ShardId, UserId};
 use crate::room::history::{NotRecovered, Position};
@@ -52,6 +53,15 @@ pub enum Envelope {
     // ── to the shard that owns the connection ─────────────────────────────────────────────
     /// The connection is in the room from now on; every later message of the same queue reaches it.
     Joined(Box<Joined>),
+    /// What the application says about a join.
+    Authorized {
+        /// The room.
+        room: RoomId,
+        /// Who wants to join.
+        connection: ConnectionId,
+        /// Whether it may.
+        verdict: Verdict,
+    },
     /// The answer to `ListMembers`.
     Members {
         /// The room.
@@ -83,6 +93,12 @@ pub enum Envelope {
     },
     /// The connection's user can be reached from everywhere from now on.
     Attached {
+        /// The connection.
+        connection: ConnectionId,
+    },
+
+    /// The connection's user has as many others as may be: it is to be closed.
+    TooManyConnections {
         /// The connection.
         connection: ConnectionId,
     },

@@ -3,10 +3,13 @@
 //! [`Shard`] is sans-IO: it takes what happened (`handle_*`) and the time, and leaves what is to be
 //! done in its outboxes, its mesh and its list of [`Action`]s. The driver joins it to a ring.
 
+mod admission;
 pub mod api;
+mod authorization;
 mod connection;
 pub mod driver;
 pub mod envelope;
+mod expiry;
 mod history;
 pub mod home;
 pub mod mesh;
@@ -24,10 +27,12 @@ use crossbeam_channel::Sender;
 
 use self::api::Api;
 use self::envelope::{ControlMessage, LinkState, Publication, UplinkCommand};
+use self::expiry::Expiries;
 use self::mesh::Mesh;
 use self::outlet::Outlet;
 use self::session::{Phase, Session};
 use self::sweep::{Asked, Drain};
+use crate::authorization::Question;
 use crate::codec::deflate::{Deflater, Inflater};
 use crate::command::authorize::TokenVerifier;
 use crate::command::decode::Scratch;
@@ -98,6 +103,8 @@ pub struct Shard {
     user_homes: UserHomes,
     mesh: Mesh,
     uplink: Option<UplinkPort>,
+    /// The way to the application that says who may join what.
+    authorizer: Option<Sender<Question>>,
     scratch: Scratch,
     /// For all connections that agreed on compression: no context is taken over between messages.
     deflater: Deflater,
@@ -107,19 +114,20 @@ pub struct Shard {
     /// Accepted, in that order; those that have sent their head meanwhile may still be among them.
     handshakes: VecDeque<ConnectionId>,
     sweep_from: usize,
+    /// Connections whose tokens run out before the sweep sees them again.
+    expiries: Expiries,
     drain: Option<Drain>,
     api: Api,
 }
 
 impl Shard {
-    /// A shard without connections. Without `control` nothing that needs the whole instance can be administrated.
+    /// A shard without connections.
     pub fn new(
         id: ShardId,
         instance: Arc<Instance>,
         verifier: Option<Arc<TokenVerifier>>,
         mesh: Mesh,
         uplink: Option<UplinkPort>,
-        control: Option<Outlet<ControlMessage>>,
     ) -> Self {
         let archive = Archive::new(
             instance.settings.history.bounds(),
@@ -140,6 +148,7 @@ impl Shard {
             user_homes: UserHomes::default(),
             mesh,
             uplink,
+            authorizer: None,
             scratch: Scratch::default(),
             deflater: Deflater::default(),
             inflater: Inflater::default(),
@@ -147,9 +156,24 @@ impl Shard {
             asked: Vec::new(),
             handshakes: VecDeque::new(),
             sweep_from: 0,
+            expiries: Expiries::default(),
             drain: None,
-            api: Api::new(control),
+            api: Api::default(),
         }
+    }
+
+    /// The same shard, which asks the application through `authorizer` who may join what.
+    #[must_use]
+    pub fn asking(mut self, authorizer: Option<Sender<Question>>) -> Self {
+        self.authorizer = authorizer;
+        self
+    }
+
+    /// The same shard with a way to the control thread.
+    #[must_use]
+    pub fn administrated(mut self, control: Outlet<ControlMessage>) -> Self {
+        self.api = Api::new(control);
+        self
     }
 
     fn settings(&self) -> &Settings {

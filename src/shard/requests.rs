@@ -1,5 +1,6 @@
 //! What clients ask for: each message is checked, carried out or refused, and answered.
 
+use super::admission::over_the_rate;
 use super::envelope::{Asker, Envelope, Join, LinkState, Member, Publication, Target};
 use super::session::Joining;
 use super::sweep::{Asked, Question};
@@ -20,13 +21,10 @@ use crate::room::history::Position;
 /// Messages in a row that were not valid, after which the client is taken for a broken one.
 const INVALID_MESSAGES: u8 = 10;
 
-/// Messages in a row over the rate limit, after which the client is closed.
-const LIMITED_MESSAGES: u16 = 1000;
-
 /// A request that fails: the code and the words of the error reply.
 pub(super) struct Refused(pub(super) ErrorCode, pub(super) &'static str, pub(super) Option<u64>);
 
-const FORBIDDEN: Refused = Refused(ErrorCode::Forbidden, "your token does not permit this", None);
+pub(super) const FORBIDDEN: Refused = Refused(ErrorCode::Forbidden, "your token does not permit this", None);
 const NOT_IN_ROOM: Refused = Refused(ErrorCode::NotInRoom, "join the room first", None);
 pub(super) const BUSY: Refused =
     Refused(ErrorCode::Unavailable, "the server is overloaded: nothing was done, try again", Some(1000));
@@ -63,11 +61,11 @@ impl Shard {
         self.cells.messages_in.add(1);
         let (rate, burst) = (self.settings().message_rate, self.settings().message_burst);
         let Some(session) = self.session(slot) else { return };
+        let claimed = session.identity.as_ref().and_then(|identity| identity.rate);
+        let (rate, burst) =
+            claimed.map_or((rate, burst), |own| (own.per_second.get().into(), own.burst.get().into()));
         let wait = session.allowance.take(rate, burst, now).err();
-        session.limited = if wait.is_some() { session.limited + 1 } else { 0 };
-        if session.limited >= LIMITED_MESSAGES {
-            return self.close(slot, CloseCode::SentTooMuch, "the rate limit was ignored for long", now);
-        }
+        let wait = wait.or_else(|| self.meter_message(slot, text.len(), now).err());
         self.handle_message(slot, text, wait, now);
     }
 
@@ -92,17 +90,25 @@ impl Shard {
     }
 
     fn handle_request(&mut self, slot: u32, request: &Request<'_>, wait: Option<u64>, text: &str, now: Now) {
+        if wait.is_none()
+            && let Some(rejection) = self.broken_rule(slot, request)
+        {
+            return self.reject(slot, &rejection, now);
+        }
         let Some(session) = self.session(slot) else { return };
         session.invalid = 0;
         let id = session.id;
         let message_id = request.message_id;
         let outcome = match wait {
-            Some(ms) => {
-                self.cells.limited.add(1);
-                Err(Refused(ErrorCode::RateLimited, "too many messages: slow down", Some(ms)))
-            }
-            None => self.carry_out(id, request, now),
+            Some(ms) => Err(over_the_rate(ms)),
+            None => self
+                .meter_publication(id, &request.command, now)
+                .and_then(|()| self.carry_out(id, request, now)),
         };
+        let over = matches!(&outcome, Err(Refused(ErrorCode::RateLimited, ..)));
+        if self.is_hopelessly_over(slot, over, now) {
+            return;
+        }
         match outcome {
             Ok(Outcome::Done | Outcome::Later) => {}
             Ok(Outcome::Park(room)) => self.park(slot, &room, message_id, text),
@@ -177,7 +183,7 @@ impl Shard {
             );
         };
         let identity = match verifier.verify(token, now.unix_ms / 1000) {
-            Ok(identity) => identity,
+            Ok(identity) => self.presentable(identity),
             Err(error) => {
                 self.error(id.slot, ErrorCode::Unauthenticated, &error.to_string(), message_id, None);
                 self.close(id.slot, CloseCode::TokenRefused, "the token was refused", now);
@@ -194,8 +200,11 @@ impl Shard {
         if let Some(current) = &mut session.identity {
             if current.user == identity.user {
                 let reply = authenticated(&identity, message_id);
-                **current = identity;
+                let mut before = std::mem::replace(&mut **current, identity);
+                current.keep_grants(&mut before);
+                session.expiry_told = false;
                 self.outboxes.push(id.slot, &reply);
+                self.watch_expiry(id, now);
                 return Ok(Outcome::Done);
             }
             let anonymous = current.expires_at.is_none();
@@ -208,7 +217,7 @@ impl Shard {
             self.detach(id, &user);
         }
         self.users.add(&identity.user, id.slot);
-        self.attach(id, identity);
+        self.attach(id, identity, now);
         if let Some(session) = self.session_of(id) {
             session.unsettled().authenticating = Some(message_id.map(Into::into));
         }
@@ -229,14 +238,17 @@ impl Shard {
         now: Now,
     ) -> Result<Outcome, Refused> {
         let limit = self.settings().max_rooms_per_connection;
-        self.may(id, RoomRight::Join, wish.room)?;
-        if wish.want_members {
-            self.may(id, RoomRight::Members, wish.room)?;
-        }
-        if wish.since.is_some() {
-            self.may(id, RoomRight::History, wish.room)?;
-        }
         let known = self.directory.find(wish.room);
+        let asks = self.asks_application(id, known);
+        if !asks {
+            self.may(id, RoomRight::Join, wish.room)?;
+            if wish.want_members {
+                self.may(id, RoomRight::Members, wish.room)?;
+            }
+            if wish.since.is_some() {
+                self.may(id, RoomRight::History, wish.room)?;
+            }
+        }
         let room = RoomId::parse(wish.room).ok_or((ErrorCode::InvalidRoom, "this is no room name"))?;
         let to = home::of_room(wish.room, self.mesh.shards());
         let congested = self.mesh.is_congested(to);
@@ -253,6 +265,8 @@ impl Shard {
         if congested {
             return Err(BUSY);
         }
+        self.meter_join(id, now)?;
+        let Some(session) = self.session_of(id) else { return Ok(Outcome::Done) };
         session.unsettled().joining.push(Joining {
             room: room.clone(),
             message_id: message_id.map(Into::into),
@@ -263,15 +277,24 @@ impl Shard {
             asked_at: now.ms(),
             parked: Vec::new(),
         });
-        self.ask_to_join(id, &room, false);
+        if asks && !self.ask_application(id, &room, now) {
+            let _ = self.session_of(id).and_then(|session| session.take_joining(&room));
+            return Err(BUSY);
+        } else if !asks {
+            self.ask_to_join(id, &room, false);
+        }
         Ok(Outcome::Later)
     }
 
-    /// Sends a pending join to the room's home; `again` when it may have been lost.
+    /// Sends a pending join to the room's home, if it is known to be allowed; `again` when it may have been lost.
     pub(super) fn ask_to_join(&mut self, id: ConnectionId, room: &RoomId, again: bool) {
         let socket = self.socket_id(id).text().as_str().into();
         let Some(session) = self.session_of(id) else { return };
         let Some(identity) = &session.identity else { return };
+        if identity.is_asking() && !identity.may(RoomRight::Join, room.as_str()) {
+            // The application has not said yes yet.
+            return;
+        }
         let member = Member { user: identity.user.clone(), name: identity.name.clone(), socket };
         let Some(joining) = session.joining(room.as_str()) else { return };
         let asker = Asker { connection: id, message_id: joining.message_id.clone() };
@@ -282,7 +305,11 @@ impl Shard {
     }
 
     /// Where the connection stands in the room, or why it is not there.
-    fn place(&mut self, id: ConnectionId, room: &str) -> Result<Result<Membership, RoomId>, Refused> {
+    pub(super) fn place(
+        &mut self,
+        id: ConnectionId,
+        room: &str,
+    ) -> Result<Result<Membership, RoomId>, Refused> {
         let slice = self.directory.find(room);
         let Some(session) = self.session_of(id) else { return Err(NOT_IN_ROOM) };
         if let Some(joining) = session.joining(room) {
@@ -299,7 +326,10 @@ impl Shard {
         let room = self.directory.slice(membership.slice).room.clone();
         let user = self.session_of(id).and_then(|session| {
             session.rooms.retain(|other| *other != membership);
-            session.identity.as_ref().map(|identity| identity.user.clone())
+            session.identity.as_mut().map(|identity| {
+                identity.revoke(&room);
+                identity.user.clone()
+            })
         });
         self.leave_slice(membership);
         if let Some(user) = user {

@@ -70,6 +70,21 @@ impl Shard {
         self.finish_resume(id);
     }
 
+    /// A room of a `resume` may not be joined, or cannot be now.
+    pub(super) fn not_resumed_room(
+        &mut self,
+        id: ConnectionId,
+        room: &RoomId,
+        code: ErrorCode,
+        message: &str,
+    ) {
+        if let Some(resuming) = self.resuming(id) {
+            resuming.waiting -= 1;
+            resuming.fail(room.as_str(), code, message);
+        }
+        self.finish_resume(id);
+    }
+
     fn resuming(&mut self, id: ConnectionId) -> Option<&mut Resuming> {
         self.session_of(id)?.unsettled.as_mut()?.resuming.as_deref_mut()
     }

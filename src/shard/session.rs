@@ -1,5 +1,7 @@
 //! One connection's state, small enough to have a hundred thousand of them.
 
+use std::net::IpAddr;
+
 use smallvec::SmallVec;
 
 use super::Now;
@@ -8,6 +10,7 @@ use crate::accept::api::Call;
 use crate::codec::message::Decoder;
 use crate::command::authorize::Identity;
 use crate::identity::{ConnectionId, RoomId};
+use crate::quota::Place;
 use crate::room::directory::{Membership, Moved};
 use crate::room::history::Position;
 
@@ -71,6 +74,10 @@ pub(super) struct Unsettled {
     /// The request head so far; after the upgrade, frames that came before the first message went out.
     pub(super) early: Vec<u8>,
     pub(super) joining: Vec<Joining>,
+    /// Who the peer is, where addresses matter: the client, or the last of its proxies.
+    pub(super) peer: Option<IpAddr>,
+    /// Whether a header of the PROXY protocol is still to come.
+    pub(super) prefaced: bool,
     /// A `resume` whose rooms are not all joined yet.
     pub(super) resuming: Option<Box<Resuming>>,
     /// The `authenticate` message that waits for the user to be attached.
@@ -92,6 +99,10 @@ pub(super) struct Session {
     pub(super) window: u8,
     /// Whether a ping is unanswered.
     pub(super) pinged: bool,
+    /// Whether the client has been told that its token runs out soon.
+    pub(super) expiry_told: bool,
+    /// Whether the connection is on the list of those that end soon.
+    pub(super) expiry_noted: bool,
     /// Messages in a row that were no valid JSON or no valid message.
     pub(super) invalid: u8,
     /// Messages in a row that came over the rate limit.
@@ -101,6 +112,10 @@ pub(super) struct Session {
     /// When anything was last heard, in ms.
     pub(super) heard_at: u32,
     pub(super) allowance: Allowance,
+    /// The client's address among the instance's quotas, if that is counted.
+    pub(super) address: Option<Place>,
+    /// What else is metered, once there is something.
+    pub(super) meter: Option<Box<Meter>>,
     pub(super) decoder: Decoder,
     pub(super) identity: Option<Box<Identity>>,
     pub(super) rooms: SmallVec<[Membership; 2]>,
@@ -116,11 +131,15 @@ impl Session {
             ended: false,
             window: 0,
             pinged: false,
+            expiry_told: false,
+            expiry_noted: false,
             invalid: 0,
             limited: 0,
             since: now.ms(),
             heard_at: now.ms(),
             allowance: Allowance::full(burst, now),
+            address: None,
+            meter: None,
             decoder: Decoder::default(),
             identity: None,
             rooms: SmallVec::new(),
@@ -172,6 +191,13 @@ impl Session {
     }
 }
 
+/// What a connection has sent and joined, as [`crate::quota::Rate::take`] keeps it; only where there are limits for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Meter {
+    pub(super) bytes: u64,
+    pub(super) joins: u64,
+}
+
 /// How many messages a connection may send now: a token bucket (rate per second, burst).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowance {
@@ -181,7 +207,7 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
-    fn full(burst: u32, now: Now) -> Self {
+    pub(super) fn full(burst: u32, now: Now) -> Self {
         Self { available: burst.saturating_mul(1000), updated: now.ms() }
     }
 

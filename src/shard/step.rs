@@ -46,7 +46,11 @@ impl Shard {
             Envelope::Members { room, asker, member_count, members } => {
                 self.listed_members(&room, &asker, member_count, &members);
             }
+            Envelope::Authorized { room, connection, verdict } => {
+                self.authorized(&room, connection, verdict, now);
+            }
             Envelope::Attached { connection } => self.attached(connection, now),
+            Envelope::TooManyConnections { connection } => self.close_excess(connection, now),
             Envelope::RoomFrame { room, sender, frame } => self.deliver_to_room(&room, sender, &frame),
             Envelope::Presence(presence) => self.deliver_presence(&presence),
             Envelope::RoomResync { room, reason, position } => {
@@ -137,6 +141,9 @@ impl Shard {
 
     fn home_attach(&mut self, connection: ConnectionId, user: &UserId) {
         self.user_homes.attach(user, connection.shard);
+        if self.refuses_another(connection, user) {
+            return;
+        }
         let linked = self.is_linked();
         match &mut self.uplink {
             Some(uplink) if linked => {
@@ -212,6 +219,7 @@ impl Shard {
         if let (Some(message_id), Some(identity)) = (waiting, &session.identity) {
             let reply = authenticated(identity, message_id.as_deref());
             self.outboxes.push(connection.slot, &reply);
+            self.watch_expiry(connection, now);
         }
     }
 

@@ -64,6 +64,9 @@ pub(super) struct Drain {
 impl Shard {
     /// A tick has passed.
     pub fn handle_tick(&mut self, now: Now) {
+        if !self.instance.is_degraded() {
+            self.instance.quotas.share_among(self.instance.instances());
+        }
         let count = self.sessions.len().div_ceil(TICKS_PER_SWEEP);
         let end = (self.sweep_from + count).min(self.sessions.len());
         for slot in self.sweep_from..end {
@@ -108,19 +111,13 @@ impl Shard {
         let silent = now.ms().wrapping_sub(session.heard_at);
         let in_phase = now.ms().wrapping_sub(session.since);
         let unauthenticated = session.identity.is_none();
-        let expired = session
-            .identity
-            .as_ref()
-            .and_then(|identity| identity.expires_at)
-            .is_some_and(|at| at <= now.unix_ms / 1000);
         let ping = silent >= silence && !session.pinged;
         session.pinged = silent >= silence;
         let id = session.id;
         self.retry_joins(id, now);
+        self.watch_expiry(id, now);
         if unauthenticated && in_phase >= authentication {
             self.close(slot, CloseCode::AuthenticationTimeout, "send authenticate with a token in time", now);
-        } else if expired {
-            self.close(slot, CloseCode::TokenExpired, "the token has expired: connect with a new one", now);
         } else if silent >= patience {
             self.close(slot, CloseCode::NoPong, "no pong in time", now);
         } else if self.outboxes.stalled_for(slot, now.ms()).is_some_and(|stalled| stalled >= age) {

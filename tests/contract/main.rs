@@ -7,6 +7,7 @@
 mod harness;
 
 mod api;
+mod authorization;
 mod browser;
 mod cluster;
 mod http_interface;

@@ -12,6 +12,8 @@ mod closing;
 mod exhaustion;
 mod flood;
 mod frames;
+mod injection;
+mod limits;
 mod messages;
 mod pipelining;
 mod tokens;

@@ -122,6 +122,51 @@ fn nine_invalid_messages_and_a_valid_one_may_go_on_for_ever() {
     arena.assert_restored();
 }
 
+/// Rules for messages in a file of their own; its path.
+fn rules_file() -> String {
+    let path =
+        std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("rules-{}.toml", std::process::id()));
+    let rules = r#"
+        [[rule]]
+        rooms = ["table-*"]
+        max_bytes = 1000
+        schema = { type = "object", properties = { roll = { type = "integer", maximum = 20 } } }
+        [[rule]]
+        kind = "user_message"
+        schema = { type = "string", pattern = "^(a|a)*$" }
+    "#;
+    std::fs::write(&path, rules).expect("the directory is there");
+    path.to_str().expect("a UTF-8 path").to_owned()
+}
+
+#[test]
+fn messages_against_the_rules_of_the_server_reach_nobody_and_the_path_at_fault_is_named() {
+    let mut arena = Arena::start(&[("SCHEMAS_FILE", &rules_file())]);
+    let (mut sender, mut witness) = (Client::connect(&arena.server), Client::connect(&arena.server));
+    for client in [&mut sender, &mut witness] {
+        client.join("table-1");
+        client.join("free");
+    }
+    let roll = |roll: Value| json!({"type": "room_message", "roomId": "table-1", "data": {"roll": roll}});
+    let refused = sender.expect_refused(roll(json!(21)), "invalid_message");
+    assert!(refused["message"].as_str().is_some_and(|text| text.contains("data/roll")), "{}", refused.text);
+    sender.expect_refused(roll(json!("x".repeat(2_000))), "message_too_large");
+    let evil =
+        json!({"type": "user_message", "targetUserId": "u", "data": format!("{}!", "a".repeat(60_000))});
+    let refused = sender.expect_refused(evil, "invalid_message");
+    assert!(refused.text.len() < 1_000, "{}", refused.text);
+    sender.say("free", json!({"roll": 21}));
+    witness.expect_said("free", json!({"roll": 21}));
+    sender.send(&roll(json!(20)));
+    witness.expect_said("table-1", json!({"roll": 20}));
+    witness.assert_none("room_message");
+    (0..10).for_each(|_| sender.send(&roll(json!(null))));
+    assert_eq!(sender.expect_close(), 4502);
+    drop(witness);
+    arena.assert_healthy("rules");
+    arena.assert_restored();
+}
+
 #[test]
 fn nobody_can_forge_a_field_of_the_server() {
     let mut arena = Arena::start(&[]);

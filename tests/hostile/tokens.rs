@@ -254,6 +254,7 @@ fn a_forbidden_room_looks_like_one_that_does_not_exist() {
         ("leave_room", "healthy", "nowhere"),
         ("room_message", "healthy", "nowhere"),
         ("room_members", "healthy", "nowhere"),
+        ("room_history", "healthy", "nowhere"),
     ] {
         let answer = |client: &mut Client, room: &str| {
             client.send(&json!({"type": kind, "roomId": room, "data": 1, "messageId": "same"}));

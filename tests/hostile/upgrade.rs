@@ -146,7 +146,7 @@ fn a_head_that_drips_gets_408_when_its_time_in_all_is_up() {
     arena.assert_restored();
 }
 
-/// `HALF_OPEN_HANDSHAKES` of src/limits.rs.
+/// The default of `MAX_HANDSHAKES`.
 const HALF_OPEN: usize = 4096;
 
 #[test]

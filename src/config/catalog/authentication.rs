@@ -1,6 +1,8 @@
 //! Who may connect, and how they prove it.
 
-use super::{milliseconds, put, short};
+use super::{count, milliseconds, put, short};
+use crate::command::keys::SECRET_ALGORITHMS;
+use crate::config::authentication::endpoint;
 use crate::config::setting::Group::Authentication;
 use crate::config::setting::Preset::{Is, PerMode, Unset};
 use crate::config::setting::{Kind, Setting};
@@ -19,13 +21,55 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "JWT_SECRET",
         group: Authentication,
-        prose: "The secret that tokens are signed with (HS256).",
+        prose: "The secret that tokens are signed with (HS256, or see JWT_ALGORITHM).",
         default: Unset("none"),
         kind: Kind::Secret {
             min_bytes: limits::JWT_SECRET_BYTES,
             reason: "HS256 needs a key of 32 bytes or more, a shorter one can be guessed (RFC \
                      7518 section 3.2); make one with `openssl rand -hex 32`",
             set: |d, value| d.settings.jwt_secret = Some(value.into()),
+        },
+    },
+    Setting {
+        name: "JWT_ALGORITHM",
+        group: Authentication,
+        prose: "The one algorithm of tokens signed with JWT_SECRET. HS384 needs a secret of 48 bytes, HS512 one of 64.",
+        default: Is("HS256"),
+        kind: Kind::Text {
+            what: "an algorithm for a secret",
+            allowed: "HS256, HS384 or HS512",
+            set: |d, value| {
+                let known = SECRET_ALGORITHMS.iter().find(|(name, _, _)| *name == value);
+                put(&mut d.settings.keys.secret_algorithm, known.map(|(_, algorithm, _)| *algorithm))
+            },
+        },
+    },
+    Setting {
+        name: "JWT_PUBLIC_KEY_FILE",
+        group: Authentication,
+        prose: "PEM file with the public key that tokens are verified with; its kind says the algorithm. Read again when it changes.",
+        default: Unset("none"),
+        kind: Kind::Text {
+            what: "a path",
+            allowed: "a PEM file with one public key: RSA (RS256), P-256 (ES256) or Ed25519 (EdDSA)",
+            set: |d, value| {
+                d.settings.keys.public_key_file = Some(value.into());
+                Ok(())
+            },
+        },
+    },
+    Setting {
+        name: "JWKS_FILE",
+        group: Authentication,
+        prose: "JSON Web Key Set with public keys that tokens are verified with, chosen by `kid`. Read again when it changes.",
+        default: Unset("none"),
+        kind: Kind::Text {
+            what: "a path",
+            allowed: "a JSON file with a list `keys` (RFC 7517)",
+            set: |d, value| {
+                d.settings.keys.jwks_file = Some(value.into());
+                Ok(())
+            },
         },
     },
     Setting {
@@ -78,6 +122,56 @@ pub static SETTINGS: &[Setting] = &[
             allowed: "comma-separated origins like https://example.org, without a path",
             set: |d, value| put(&mut d.settings.allowed_origins, value.split(',').map(origin).collect()),
         },
+    },
+    Setting {
+        name: "AUTHORIZE_URL",
+        group: Authentication,
+        prose: "Where the server asks whether a user without a `rooms` claim may join a room; see below.",
+        default: Unset("none: DEFAULT_ROOM_PERMISSIONS hold"),
+        kind: Kind::Text {
+            what: "an address to post to",
+            allowed: "http://HOST:PORT/PATH, without user and password",
+            set: |d, value| put(&mut d.authorization.url, endpoint(value)),
+        },
+    },
+    Setting {
+        name: "AUTHORIZE_SECRET",
+        group: Authentication,
+        prose: "Sent to AUTHORIZE_URL as `Authorization: Bearer …`, so that the application knows who asks.",
+        default: Unset("none"),
+        kind: Kind::Secret {
+            min_bytes: 16,
+            reason: "a shorter one can be guessed; make one with `openssl rand -hex 32`",
+            set: |d, value| d.authorization.secret = Some(value.into()),
+        },
+    },
+    Setting {
+        name: "AUTHORIZE_TIMEOUT",
+        group: Authentication,
+        prose: "Time for one answer of AUTHORIZE_URL; then the join is answered `unavailable`.",
+        default: Is("2000"),
+        kind: milliseconds(50..=30_000, |d, t| d.authorization.timeout = t),
+    },
+    Setting {
+        name: "AUTHORIZE_CACHE_TTL",
+        group: Authentication,
+        prose: "Time for which an answer of AUTHORIZE_URL holds for the same user and room; 0 to ask at each join.",
+        default: Is("10000"),
+        kind: milliseconds(0..=3_600_000, |d, t| d.authorization.cache_ttl = t),
+    },
+    Setting {
+        name: "AUTHORIZE_CONCURRENCY",
+        group: Authentication,
+        prose: "Questions to AUTHORIZE_URL under way at once; each is a thread.",
+        default: Is("8"),
+        kind: count(1..=256, |d, n| d.authorization.concurrency = n as usize),
+    },
+    Setting {
+        name: "AUTHORIZE_PAUSE",
+        group: Authentication,
+        prose: "Time for which AUTHORIZE_URL is left alone after five failures in a row, before one question tries it again.",
+        default: Is("5000"),
+        kind: milliseconds(100..=600_000, |d, t| d.authorization.retry_pause = t),
     },
 ];
 

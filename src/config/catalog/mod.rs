@@ -3,8 +3,10 @@
 mod administration;
 mod authentication;
 mod history;
+mod input;
 mod limits;
 mod logging;
+mod quotas;
 mod redis;
 mod server;
 mod unsupported;
@@ -17,10 +19,12 @@ use super::setting::Unit::{Bytes, Count, Milliseconds};
 use super::setting::{Kind, Setting, WrongForm};
 
 /// The settings by subject, in the order in which they are listed.
-static SUBJECTS: [&[Setting]; 8] = [
+static SUBJECTS: [&[Setting]; 10] = [
     server::SETTINGS,
     authentication::SETTINGS,
     limits::SETTINGS,
+    quotas::SETTINGS,
+    input::SETTINGS,
     history::SETTINGS,
     redis::SETTINGS,
     administration::SETTINGS,

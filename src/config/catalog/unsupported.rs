@@ -6,15 +6,6 @@ use crate::config::setting::{Kind, Setting};
 
 /// In the order in which they are listed.
 pub static SETTINGS: &[Setting] = &[
-    not_supported(
-        "JWT_PUBLIC_KEY_FILE",
-        "Public key that tokens are verified with (RS256, ES256, EdDSA).",
-        &[],
-    ),
-    not_supported("JWKS_FILE", "Set of public keys that tokens are verified with.", &[]),
-    not_supported("TRUSTED_PROXIES", "Proxies whose word on the address of a client is believed.", &[]),
-    not_supported("MAX_CONNECTIONS_PER_USER", "Connections of one user.", &["0"]),
-    not_supported("MAX_CONNECTIONS_PER_ADDRESS", "Connections from one address.", &["0"]),
     not_supported("TLS_CERT_FILE", "Certificate for TLS.", &[]),
     not_supported("TLS_KEY_FILE", "Private key for TLS.", &[]),
     not_supported("REDIS_TLS", "TLS on the link to Redis.", &["false", "off"]),

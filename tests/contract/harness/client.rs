@@ -243,6 +243,12 @@ impl Client {
         assert!(!self.pending.iter().any(|event| event["type"] == kind), "unasked for: {}", self.shown());
     }
 
+    /// Takes the oldest message of that type that has come in already, without reading more.
+    pub fn take_pending(&mut self, kind: &str) -> Option<Event> {
+        let place = self.pending.iter().position(|event| event["type"] == kind)?;
+        self.pending.remove(place)
+    }
+
     /// Takes everything that came in and was not asked for, up to the reply to a `ping` sent now.
     #[track_caller]
     pub fn drain(&mut self) -> Vec<Event> {

@@ -1,6 +1,7 @@
 //! What the contract tests stand on: real server and Redis processes, and clients over real sockets.
 
 pub mod client;
+pub mod file;
 pub mod http;
 pub mod process;
 pub mod raw;

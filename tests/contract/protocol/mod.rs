@@ -2,10 +2,13 @@
 
 mod data;
 mod errors;
+mod expiry;
 mod greeting;
+mod keys;
 mod large_rooms;
 mod limits;
 mod presence;
+mod rates;
 mod replies;
 mod rooms;
 mod tokens;

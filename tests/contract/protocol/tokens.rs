@@ -4,6 +4,8 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 
 use crate::harness::client::Client;
+use crate::harness::http;
+use crate::harness::raw::{RawSocket, UPGRADE};
 use crate::harness::server::Server;
 use crate::harness::token::{self, REQUIRED, SECRET, seconds_from_now};
 
@@ -28,6 +30,34 @@ fn a_token_is_taken_by_header_by_query_and_by_message(shards: usize) {
     let mut ann = by_header;
     let listed = ann.join_with(json!({"type": "join_room", "roomId": "r", "members": true}));
     assert!(listed.text.contains("\"carol\""), "{}", listed.text);
+}
+
+#[test]
+fn a_token_is_taken_from_the_list_of_subprotocols_and_never_sent_back() {
+    let server = Server::start(&[&REQUIRED[..], &[("LOG_LEVEL", "trace")]].concat());
+    let token = token::of("ann");
+    for (list, answer) in [
+        (format!("tableforge, {token}"), Some("tableforge")),
+        (format!("{token}, tableforge"), Some("tableforge")),
+        (format!("tableforge, bearer.{token}"), Some("tableforge")),
+        (format!("access_token, {token}"), Some("access_token")),
+        (format!("bearer.{token}"), None),
+    ] {
+        let mut socket = RawSocket::connect(server.port);
+        let line = format!("Host: localhost\r\nSec-WebSocket-Protocol: {list}\r\n");
+        socket.send(UPGRADE.replace("Host: localhost\r\n", &line).as_bytes());
+        let response = socket.response();
+        assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, answer), "{list}");
+        assert_eq!(socket.event()["userId"], "ann", "{list}");
+    }
+    for bad in ["bearer.nonsense", "tableforge, eyJ0.eyJ1.c2ln"] {
+        let refused = Client::open(server.port, "/ws", &[("sec-websocket-protocol", bad)]);
+        assert_eq!(refused.err(), Some(401), "{bad}");
+    }
+    let twice = format!("{token}, bearer.{token}");
+    assert_eq!(Client::open(server.port, "/ws", &[("sec-websocket-protocol", &twice)]).err(), Some(400));
+    let shown = server.process.output() + &http::get(server.port, "/metrics").body;
+    assert!(!shown.contains(&token), "the token is in a log or metric");
 }
 
 /// Tokens that no server may take, each with what is wrong with it.

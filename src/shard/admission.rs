@@ -1,0 +1,250 @@
+//! Who may come in, and how much each may do: the limits of addresses, users, rooms and connections.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use super::envelope::Envelope;
+use super::requests::Refused;
+use super::session::Phase;
+use super::{Now, Shard};
+use crate::accept::address;
+use crate::accept::http;
+use crate::accept::proxy::{self, Preface};
+use crate::accept::request::{Refusal, Request};
+use crate::codec::close::CloseCode;
+use crate::command::authorize::Identity;
+use crate::command::decode::{self, Command};
+use crate::command::display_name;
+use crate::command::rejection::{ErrorCode, Rejection};
+use crate::command::rules::Kind;
+use crate::identity::{ConnectionId, UserId};
+use crate::permission::RoomRight;
+use crate::quota::{Place, Rate};
+use crate::ring::Key;
+
+/// Messages in a row over a rate, after which the client is closed.
+const LIMITED_MESSAGES: u16 = 1000;
+
+const UNAVAILABLE: &str = "503 Service Unavailable";
+
+/// The refusal of a request over a rate, with the milliseconds until it may be made again.
+pub(super) fn over_the_rate(wait_ms: u64) -> Refused {
+    Refused(ErrorCode::RateLimited, "too many messages: slow down", Some(wait_ms))
+}
+
+impl Shard {
+    // ── connections ───────────────────────────────────────────────────────────────────────
+
+    /// Whether [`Shard::handle_peer`] wants to be told of each accepted socket.
+    pub fn wants_peers(&self) -> bool {
+        self.instance.quotas.counts_addresses() || self.settings().limits.proxy_protocol
+    }
+
+    /// The address at the other end of an accepted socket.
+    pub fn handle_peer(&mut self, accepted: Key, peer: IpAddr) {
+        let limits = &self.instance.settings.limits;
+        let prefaced = limits.proxy_protocol && address::is_trusted(peer, &limits.trusted_proxies);
+        if let Some(session) = self.session(accepted.slot).filter(|session| session.phase == Phase::Handshake)
+        {
+            session.unsettled().peer = Some(peer);
+            session.unsettled().prefaced = prefaced;
+        }
+    }
+
+    /// A socket was accepted: one over the rate gets its answer at once.
+    pub(super) fn bound_accepts(&mut self, slot: u32, now: Now) {
+        if self.instance.quotas.accept(now.since_start_ms).is_err() {
+            self.cells.refused_connections.add(1);
+            let reason = "too many connections at once: come back later";
+            let refusal = Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 1\r\n" };
+            self.answer(slot, http::refuse(&refusal), now);
+        }
+    }
+
+    /// Takes the header of the PROXY protocol off `head` if one is due; false while the request cannot be read.
+    pub(super) fn read_preface(&mut self, slot: u32, head: &mut Vec<u8>, now: Now) -> bool {
+        let Some(session) = self.session(slot) else { return false };
+        let unsettled = session.unsettled();
+        if !unsettled.prefaced {
+            return true;
+        }
+        match proxy::parse(head) {
+            Preface::Incomplete => {
+                unsettled.early = std::mem::take(head);
+                false
+            }
+            Preface::Complete { client, length } => {
+                unsettled.prefaced = false;
+                unsettled.peer = client.or(unsettled.peer);
+                head.drain(..length);
+                true
+            }
+            Preface::Invalid => {
+                let reason = "a trusted proxy begins with a header of the PROXY protocol, version 2";
+                self.answer(slot, http::refuse(&Refusal::new("400 Bad Request", reason)), now);
+                false
+            }
+        }
+    }
+
+    /// Counts one more connection of the client's address, which is to be given to [`Shard::came_from`] at once.
+    pub(super) fn admit_address(&self, slot: u32, request: &Request<'_>) -> Result<Option<Place>, Refusal> {
+        let session = self.sessions[slot as usize].as_ref();
+        let peer = session.and_then(|session| session.unsettled.as_ref()?.peer);
+        let Some(peer) = peer else { return Ok(None) };
+        let client = address::client(peer, request, &self.settings().limits.trusted_proxies);
+        let Some(place) = self.instance.quotas.place_of(client) else { return Ok(None) };
+        if self.instance.quotas.enter(place) {
+            return Ok(Some(place));
+        }
+        self.cells.refused_connections.add(1);
+        let reason = "this address has as many connections as it may: close one first";
+        Err(Refusal { status: "429 Too Many Requests", reason, header: "Retry-After: 30\r\n" })
+    }
+
+    /// The connection counts as one of its address until [`Shard::leave_address`].
+    pub(super) fn came_from(&mut self, slot: u32, address: Option<Place>) {
+        if let Some(session) = self.session(slot) {
+            session.address = address;
+        }
+    }
+
+    pub(super) fn leave_address(&mut self, id: ConnectionId) {
+        if let Some(place) = self.session_of(id).and_then(|session| session.address.take()) {
+            self.instance.quotas.leave(place);
+        }
+    }
+
+    /// As the home of the user: whether the connection that was just counted is one too many. It counts until its
+    /// shard has closed it.
+    pub(super) fn refuses_another(&mut self, connection: ConnectionId, user: &UserId) -> bool {
+        let most = self.settings().limits.max_connections_per_user;
+        let refused = most > 0 && self.user_homes.connections(user.as_str()) > most;
+        if refused {
+            self.mesh.send(connection.shard, Envelope::TooManyConnections { connection });
+        }
+        refused
+    }
+
+    pub(super) fn close_excess(&mut self, connection: ConnectionId, now: Now) {
+        if self.session_of(connection).is_some() {
+            self.cells.refused_connections.add(1);
+            let code = CloseCode::TooManyConnections;
+            self.close(connection.slot, code, "this user has as many connections as it may", now);
+        }
+    }
+
+    /// The identity with a name that can be shown to others.
+    pub(super) fn presentable(&self, mut identity: Identity) -> Identity {
+        if self.settings().input.sanitize_names
+            && let Some(name) = &identity.name
+            && let Cow::Owned(clean) = display_name::sanitized(name)
+        {
+            identity.name = (!clean.is_empty()).then(|| clean.into());
+        }
+        identity
+    }
+
+    // ── messages ──────────────────────────────────────────────────────────────────────────
+
+    /// Counts a message of `bytes` bytes against the limits of its connection (but for MESSAGE_RATE), user and address.
+    ///
+    /// # Errors
+    /// Milliseconds until one is welcome again.
+    pub(super) fn meter_message(&mut self, slot: u32, bytes: usize, now: Now) -> Result<(), u64> {
+        let settings = &self.instance.settings;
+        let burst = (2 * settings.max_message_bytes).max(settings.limits.byte_rate as usize);
+        let rate = Rate::new(settings.limits.byte_rate, burst as u64);
+        let Some(session) = self.sessions[slot as usize].as_mut() else { return Ok(()) };
+        if let Some(rate) = rate {
+            let meter = session.meter.get_or_insert_default();
+            meter.bytes = rate.take(meter.bytes, bytes as u64, now.since_start_ms)?;
+        }
+        let user = session.identity.as_ref().map(|identity| identity.user.as_str());
+        self.instance.quotas.message(user, session.address, now.since_start_ms)
+    }
+
+    /// Counts a message to others against the limits of its room and of the cluster. One that goes nowhere, because its
+    /// sender may not send it or is still joining, does not count.
+    pub(super) fn meter_publication(
+        &mut self,
+        id: ConnectionId,
+        command: &Command<'_>,
+        now: Now,
+    ) -> Result<(), Refused> {
+        if !self.instance.quotas.counts_publications() || !self.would_go_out(id, command) {
+            return Ok(());
+        }
+        let room = match command {
+            Command::RoomMessage { room, .. } => Some(*room),
+            _ => None,
+        };
+        self.instance.quotas.publication(room, now.since_start_ms).map_err(over_the_rate)
+    }
+
+    /// Whether the command is a message to others that its sender may send now.
+    fn would_go_out(&mut self, id: ConnectionId, command: &Command<'_>) -> bool {
+        match command {
+            Command::RoomMessage { room, .. } => {
+                matches!(self.place(id, room), Ok(Ok(_))) && self.may(id, RoomRight::Publish, room).is_ok()
+            }
+            Command::UserMessage { .. } => {
+                self.session_of(id).is_some_and(|session| session.identity.is_some())
+            }
+            Command::GlobalMessage { .. } => self.session_of(id).is_some_and(|session| {
+                session.identity.as_ref().is_some_and(|identity| identity.may_broadcast())
+            }),
+            _ => false,
+        }
+    }
+
+    /// Counts a join against the connection's limit.
+    pub(super) fn meter_join(&mut self, id: ConnectionId, now: Now) -> Result<(), Refused> {
+        let limits = &self.settings().limits;
+        let Some(rate) = Rate::new(limits.join_rate, limits.join_burst.into()) else { return Ok(()) };
+        let Some(session) = self.session_of(id) else { return Ok(()) };
+        let meter = session.meter.get_or_insert_default();
+        meter.joins = rate
+            .take(meter.joins, 1, now.since_start_ms)
+            .map_err(|wait| Refused(ErrorCode::RateLimited, "too many joins: slow down", Some(wait)))?;
+        Ok(())
+    }
+
+    /// Counts what was over a rate; closes whoever goes on and on, and says so.
+    pub(super) fn is_hopelessly_over(&mut self, slot: u32, over: bool, now: Now) -> bool {
+        let Some(session) = self.session(slot) else { return false };
+        session.limited = if over { session.limited + 1 } else { 0 };
+        let hopeless = session.limited >= LIMITED_MESSAGES;
+        if over {
+            self.cells.limited.add(1);
+        }
+        if hopeless {
+            self.close(slot, CloseCode::SentTooMuch, "the rate limit was ignored for long", now);
+        }
+        hopeless
+    }
+
+    /// The refusal of a message to others that breaks one of the operator's rules.
+    pub(super) fn broken_rule<'a>(
+        &mut self,
+        slot: u32,
+        request: &decode::Request<'a>,
+    ) -> Option<Rejection<'a>> {
+        if self.settings().input.rules.is_empty() {
+            return None;
+        }
+        let (kind, room, data) = match &request.command {
+            Command::RoomMessage { room, data } => (Kind::RoomMessage, Some(*room), *data),
+            Command::UserMessage { data, .. } => (Kind::UserMessage, None, *data),
+            Command::GlobalMessage { data } => (Kind::GlobalMessage, None, *data),
+            _ => return None,
+        };
+        let id = self.session(slot)?.id;
+        if !self.would_go_out(id, &request.command) {
+            return None;
+        }
+        let broken = self.settings().input.rules.check(kind, room, data).err()?;
+        let message = Cow::Owned(broken.reason);
+        Some(Rejection { code: broken.code, message, message_id: request.message_id })
+    }
+}
