@@ -140,16 +140,10 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     for (index, (outlets, inboxes)) in columns.enumerate() {
         let id = ShardId(index as u8);
         let port = uplink.as_ref().map(Uplink::port);
-        let shard = Shard::new(
-            id,
-            instance.clone(),
-            verifier.clone(),
-            Mesh::new(id, outlets),
-            port,
-            Some(control.outlet()),
-        )
-        .asking(authorizer.clone())
-        .with_tls(tls.clone());
+        let shard = Shard::new(id, instance.clone(), verifier.clone(), Mesh::new(id, outlets), port)
+            .asking(authorizer.clone())
+            .administrated(control.outlet())
+            .with_tls(tls.clone());
         let around = Surroundings {
             instance: instance.clone(),
             started,

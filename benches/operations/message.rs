@@ -43,7 +43,7 @@ impl Message {
         instance.enter(Phase::Serving);
         let mesh = Mesh::new(ShardId(0), vec![None]);
         let mut message = Self {
-            shard: Shard::new(ShardId(0), instance.clone(), None, mesh, None, None),
+            shard: Shard::new(ShardId(0), instance.clone(), None, mesh, None),
             masked: masked_frame(&room_message(128)),
             received: Vec::new(),
             in_flight: Vec::new(),

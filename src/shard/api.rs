@@ -40,6 +40,7 @@ const API_SLOT: u32 = u32::MAX;
 const SENDER: &str = "server";
 
 /// What is kept of requests to `/api/`.
+#[derive(Default)]
 pub(super) struct Api {
     control: Option<Outlet<ControlMessage>>,
     pending: HashMap<u32, Pending>,
@@ -72,8 +73,8 @@ enum Kind {
 }
 
 impl Api {
-    pub(super) fn new(control: Option<Outlet<ControlMessage>>) -> Self {
-        Self { control, pending: HashMap::new(), next: 0, bans: Arc::default() }
+    pub(super) fn new(control: Outlet<ControlMessage>) -> Self {
+        Self { control: Some(control), ..Self::default() }
     }
 
     pub(super) fn flush(&mut self) {

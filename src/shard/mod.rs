@@ -124,14 +124,13 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// A shard without connections. Without `control` nothing that needs the whole instance can be administrated.
+    /// A shard without connections.
     pub fn new(
         id: ShardId,
         instance: Arc<Instance>,
         verifier: Option<Arc<TokenVerifier>>,
         mesh: Mesh,
         uplink: Option<UplinkPort>,
-        control: Option<Outlet<ControlMessage>>,
     ) -> Self {
         let archive = Archive::new(
             instance.settings.history.bounds(),
@@ -163,7 +162,7 @@ impl Shard {
             sweep_from: 0,
             expiries: Expiries::default(),
             drain: None,
-            api: Api::new(control),
+            api: Api::default(),
         }
     }
 
@@ -171,6 +170,13 @@ impl Shard {
     #[must_use]
     pub fn asking(mut self, authorizer: Option<Sender<Question>>) -> Self {
         self.authorizer = authorizer;
+        self
+    }
+
+    /// The same shard with a way to the control thread.
+    #[must_use]
+    pub fn administrated(mut self, control: Outlet<ControlMessage>) -> Self {
+        self.api = Api::new(control);
         self
     }
 
