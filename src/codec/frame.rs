@@ -34,6 +34,11 @@ impl FrameWriter {
         self.buffer.extend_from_slice(text.as_bytes());
     }
 
+    /// Adds bytes of JSON that this server wrote itself, so that they need not be looked at again.
+    pub fn put_bytes(&mut self, json: &[u8]) {
+        self.buffer.extend_from_slice(json);
+    }
+
     /// The complete frame.
     pub fn finish(self) -> Bytes {
         self.finish_as(OpCode::Data(Data::Text))

@@ -154,6 +154,17 @@ impl<'d, 'a> Value<'d, 'a> {
         matches!(self.0.first(), Some(Node::Object { .. }))
     }
 
+    /// The elements of a list in the order written; nothing for any other value.
+    pub(super) fn elements(self) -> Option<impl Iterator<Item = Value<'d, 'a>>> {
+        let Some(Node::Array { .. }) = self.0.first() else { return None };
+        let mut rest = &self.0[1..=content_nodes(&self.0[0])];
+        Some(std::iter::from_fn(move || {
+            let (element, after) = rest.split_at(1 + content_nodes(rest.first()?));
+            rest = after;
+            Some(Value(element))
+        }))
+    }
+
     /// What kind of value it is, with its article.
     pub(super) fn kind(self) -> &'static str {
         use simd_json::StaticNode;

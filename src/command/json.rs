@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::codec::frame::FrameWriter;
+use crate::codec::frame::{FrameWriter, payload};
 
 /// One JSON object on its way into a text frame. Fields appear in the order written.
 #[derive(Debug)]
@@ -84,6 +84,30 @@ impl ObjectWriter {
         self
     }
 
+    /// A field whose value is a list of strings.
+    pub(super) fn strings<'a>(mut self, key: &'static str, strings: impl Iterator<Item = &'a str>) -> Self {
+        self.key(key);
+        self.frame.put("[");
+        for (place, string) in strings.enumerate() {
+            self.frame.put(if place == 0 { "" } else { "," });
+            put_string(&mut self.frame, string);
+        }
+        self.frame.put("]");
+        self
+    }
+
+    /// A field whose value is a list of the JSON texts that other frames hold.
+    pub(super) fn payloads<'a>(mut self, key: &'static str, frames: impl Iterator<Item = &'a Bytes>) -> Self {
+        self.key(key);
+        self.frame.put("[");
+        for (place, frame) in frames.enumerate() {
+            self.frame.put(if place == 0 { "" } else { "," });
+            self.frame.put_bytes(&payload(frame));
+        }
+        self.frame.put("]");
+        self
+    }
+
     /// The complete WebSocket frame.
     pub(super) fn finish(mut self) -> Bytes {
         self.frame.put("}");
@@ -121,7 +145,6 @@ fn put_string(frame: &mut FrameWriter, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::frame::payload;
     use proptest::prelude::*;
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Slice {
     /// Whether `member_count` has changed since members were told, in a room too large for single
     /// joins and leaves.
     pub size_changed: bool,
+    /// Whether the room's messages are numbered and kept.
+    pub has_history: bool,
 }
 
 /// Where a connection stands in a slice; the connection keeps one for each of its rooms.
@@ -95,6 +97,7 @@ impl Directory {
             members: Vec::new(),
             member_count: 0,
             size_changed: false,
+            has_history: false,
         };
         let number = self.free.pop().unwrap_or_else(|| {
             self.slices.push(None);

@@ -6,10 +6,12 @@
 mod connection;
 pub mod driver;
 pub mod envelope;
+mod history;
 pub mod home;
 pub mod mesh;
 pub mod outlet;
 mod requests;
+mod resume;
 mod session;
 mod step;
 mod sweep;
@@ -30,9 +32,11 @@ use crate::command::decode::Scratch;
 use crate::config::Settings;
 use crate::identity::{ConnectionId, ShardId, SocketId};
 use crate::instance::Instance;
+use crate::limits;
 use crate::metrics::ShardCells;
 use crate::ring::Key;
 use crate::room::directory::Directory;
+use crate::room::histories::{Histories, Totals};
 use crate::room::presence::Homes;
 use crate::room::users::{ShardUsers, UserHomes};
 use crate::send::outbox::Outboxes;
@@ -90,6 +94,8 @@ pub struct Shard {
     homes: Homes,
     users: ShardUsers,
     user_homes: UserHomes,
+    /// Of the rooms that the shard is home to, if there is no cluster to keep them.
+    histories: Option<Box<Histories>>,
     mesh: Mesh,
     uplink: Option<UplinkPort>,
     scratch: Scratch,
@@ -117,6 +123,7 @@ impl Shard {
             id,
             cells: instance.shards[id.index()].clone(),
             outboxes: Outboxes::new(instance.settings.outbox_bytes),
+            histories: uplink.is_none().then(|| Box::new(histories(&instance, id))),
             instance,
             verifier,
             sessions: Vec::new(),
@@ -190,6 +197,17 @@ impl Shard {
     pub fn is_empty(&self) -> bool {
         self.sessions.iter().all(Option::is_none)
     }
+}
+
+/// The histories that a shard of a server without a cluster starts with.
+fn histories(instance: &Instance, shard: ShardId) -> Histories {
+    let totals = Totals {
+        bytes: limits::SHARD_HISTORY_BYTES,
+        rooms: limits::SHARD_IDLE_HISTORIES,
+        repetitions: limits::SHARD_REPETITIONS,
+    };
+    let seed = u64::from(instance.boot) << 8 | u64::from(shard.0);
+    Histories::new(instance.settings.history.bounds(), totals, seed)
 }
 
 fn key(connection: ConnectionId) -> Key {

@@ -1,6 +1,7 @@
 //! What clients ask for: each message is checked, carried out or refused, and answered.
 
 use super::envelope::{Asker, Envelope, Join, LinkState, Member, Publication, Target};
+use super::history::position;
 use super::session::Joining;
 use super::sweep::Asked;
 use super::{Now, Shard, home};
@@ -8,7 +9,7 @@ use crate::codec::close::CloseCode;
 use crate::codec::forms::Forms;
 use crate::codec::frame;
 use crate::command::authorize::Identity;
-use crate::command::decode::{Command, Request, decode};
+use crate::command::decode::{Command, Request, RoomWish, decode};
 use crate::command::event;
 use crate::command::rejection::{ErrorCode, Rejection};
 use crate::identity::{ConnectionId, RoomId, UserId};
@@ -23,11 +24,11 @@ const INVALID_MESSAGES: u8 = 10;
 const LIMITED_MESSAGES: u16 = 1000;
 
 /// A request that fails: the code and the words of the error reply.
-struct Refused(ErrorCode, &'static str, Option<u64>);
+pub(super) struct Refused(pub(super) ErrorCode, pub(super) &'static str, pub(super) Option<u64>);
 
 const FORBIDDEN: Refused = Refused(ErrorCode::Forbidden, "your token does not permit this", None);
 const NOT_IN_ROOM: Refused = Refused(ErrorCode::NotInRoom, "join the room first", None);
-const BUSY: Refused =
+pub(super) const BUSY: Refused =
     Refused(ErrorCode::Unavailable, "the server is overloaded: nothing was done, try again", Some(1000));
 
 impl From<(ErrorCode, &'static str)> for Refused {
@@ -37,21 +38,13 @@ impl From<(ErrorCode, &'static str)> for Refused {
 }
 
 /// How a request was dealt with.
-enum Outcome {
+pub(super) enum Outcome {
     /// It has its reply, or needs none.
     Done,
     /// The reply follows when others have answered.
     Later,
     /// It is about a room that is being joined: it waits for that.
     Park(RoomId),
-}
-
-/// What a `join_room` asks for.
-struct Wish<'a> {
-    room: &'a str,
-    echo: bool,
-    want_members: bool,
-    resumes: bool,
 }
 
 impl Shard {
@@ -137,23 +130,19 @@ impl Shard {
             _ if self.session_of(id).is_none_or(|session| session.identity.is_none()) => {
                 return Err((ErrorCode::Unauthenticated, "send authenticate with a token first").into());
             }
-            Command::JoinRoom { room, since, members, echo } => {
-                let wish = Wish { room, echo: *echo, want_members: *members, resumes: since.is_some() };
-                return self.join(id, &wish, message_id, now);
-            }
+            Command::JoinRoom(wish) => return self.join(id, wish, None, message_id, now),
+            Command::Resume { rooms } => return Ok(self.resume(id, rooms, message_id, now)),
             Command::LeaveRoom { room } => return self.leave(id, room, message_id),
             Command::RoomMessage { room, data } => return self.publish(id, room, data, message_id, now),
             Command::UserMessage { target, data } => self.message_user(id, target, data, message_id, now)?,
             Command::GlobalMessage { data } => self.message_everyone(id, data, message_id, now)?,
             Command::RoomMembers { room } => return self.list_members(id, room, message_id, now),
-            Command::RoomHistory { .. } => {
-                return Err((ErrorCode::Unavailable, "this room keeps no history").into());
-            }
+            Command::RoomHistory(wanted) => return self.read_history(id, wanted, message_id, now),
         }
         Ok(Outcome::Done)
     }
 
-    fn may(&mut self, id: ConnectionId, right: RoomRight, room: &str) -> Result<(), Refused> {
+    pub(super) fn may(&mut self, id: ConnectionId, right: RoomRight, room: &str) -> Result<(), Refused> {
         let identity = self.session_of(id).and_then(|session| session.identity.as_ref());
         if identity.is_some_and(|identity| identity.may(right, room)) { Ok(()) } else { Err(FORBIDDEN) }
     }
@@ -209,17 +198,22 @@ impl Shard {
         self.mesh.send(to, Envelope::Detach { shard: self.id, user: user.clone() });
     }
 
-    fn join(
+    /// Asks the room's home to let the connection in; `resume` is the number of the `resume` that this is a part of.
+    pub(super) fn join(
         &mut self,
         id: ConnectionId,
-        wish: &Wish<'_>,
+        wish: &RoomWish<'_>,
+        resume: Option<u32>,
         message_id: Option<&str>,
         now: Now,
     ) -> Result<Outcome, Refused> {
         let limit = self.settings().max_rooms_per_connection;
         self.may(id, RoomRight::Join, wish.room)?;
-        if wish.want_members {
+        if wish.members {
             self.may(id, RoomRight::Members, wish.room)?;
+        }
+        if wish.since.is_some() {
+            self.may(id, RoomRight::History, wish.room)?;
         }
         let known = self.directory.find(wish.room);
         let room = RoomId::parse(wish.room).ok_or((ErrorCode::InvalidRoom, "this is no room name"))?;
@@ -242,8 +236,9 @@ impl Shard {
             room: room.clone(),
             message_id: message_id.map(Into::into),
             echo: wish.echo,
-            want_members: wish.want_members,
-            resumes: wish.resumes,
+            want_members: wish.members,
+            since: wish.since.as_ref().map(position),
+            resume,
             asked_at: now.ms(),
             parked: Vec::new(),
         });
@@ -259,8 +254,8 @@ impl Shard {
         let member = Member { user: identity.user.clone(), name: identity.name.clone(), socket };
         let Some(joining) = session.joining(room.as_str()) else { return };
         let asker = Asker { connection: id, message_id: joining.message_id.clone() };
-        let want_members = joining.want_members;
-        let join = Join { room: room.clone(), asker, member, want_members, since: None, again };
+        let (want_members, since) = (joining.want_members, joining.since);
+        let join = Join { room: room.clone(), asker, member, want_members, since, again };
         let to = home::of_room(room.as_str(), self.mesh.shards());
         self.mesh.send(to, Envelope::Join(Box::new(join)));
     }
@@ -338,6 +333,10 @@ impl Shard {
             offset: None,
             data,
         });
+        if slice.has_history {
+            let (room, user) = (slice.room.clone(), sender.user.clone());
+            return self.publish_to_history(id, room, user, message_id, frame::payload(&frame), now);
+        }
         if let Some(uplink) = &self.uplink {
             if uplink.state == LinkState::Down {
                 slice.route.mark_published_alone();
@@ -360,7 +359,7 @@ impl Shard {
             let envelope =
                 Envelope::RoomFrame { room: slice.room.clone(), sender: None, frame: frame.clone() };
             if !self.mesh.offer(shard, envelope) {
-                self.mesh.lost(shard, &slice.room);
+                self.mesh.lost(shard, &slice.room, None);
                 self.cells.mesh_dropped.add(1);
             }
         }

@@ -1,12 +1,17 @@
 //! One connection's state, small enough to have a hundred thousand of them.
 
+use std::collections::VecDeque;
+
 use smallvec::SmallVec;
 
 use super::Now;
+use super::history::Awaited;
+use super::resume::Resuming;
 use crate::codec::message::Decoder;
 use crate::command::authorize::Identity;
 use crate::identity::{ConnectionId, RoomId};
 use crate::room::directory::{Membership, Moved};
+use crate::room::history::Position;
 
 /// Where a connection stands in its life. It only ever moves down this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,8 +37,10 @@ pub(super) struct Joining {
     pub(super) message_id: Option<Box<str>>,
     pub(super) echo: bool,
     pub(super) want_members: bool,
-    /// Whether the client asked to resume, which a room without history cannot.
-    pub(super) resumes: bool,
+    /// Where the client stopped reading the room, if it wants what it has missed.
+    pub(super) since: Option<Position>,
+    /// The `resume` that this is a part of, by its number.
+    pub(super) resume: Option<u32>,
     /// When the home shard was last asked, in ms.
     pub(super) asked_at: u32,
     /// Messages about this room that came meanwhile; they are handled once the join is answered.
@@ -66,6 +73,20 @@ pub(super) struct Unsettled {
     pub(super) joining: Vec<Joining>,
     /// The `authenticate` message that waits for the user to be attached.
     pub(super) authenticating: Option<Option<Box<str>>>,
+    pub(super) resumes: Vec<Resuming>,
+    /// Requests that wait for a history, oldest first.
+    pub(super) awaited: VecDeque<Awaited>,
+}
+
+impl Unsettled {
+    fn is_empty(&self) -> bool {
+        let Self { early, joining, authenticating, resumes, awaited } = self;
+        early.is_empty()
+            && joining.is_empty()
+            && authenticating.is_none()
+            && resumes.is_empty()
+            && awaited.is_empty()
+    }
 }
 
 /// One connection.
@@ -128,9 +149,7 @@ impl Session {
 
     /// Frees what is not needed any more.
     pub(super) fn settle(&mut self) {
-        if self.unsettled.as_ref().is_some_and(|unsettled| {
-            unsettled.early.is_empty() && unsettled.joining.is_empty() && unsettled.authenticating.is_none()
-        }) {
+        if self.unsettled.as_ref().is_some_and(|unsettled| unsettled.is_empty()) {
             self.unsettled = None;
         }
     }

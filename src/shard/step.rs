@@ -7,10 +7,11 @@ use super::requests::authenticated;
 use super::session::Phase;
 use super::{Now, Shard};
 use crate::codec::forms::Forms;
+use crate::command::decode;
 use crate::command::event::{self, ClusterStatus};
 use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
 use crate::room::fanout::{SliceMember, fan_out};
-use crate::room::history::NotRecovered;
+use crate::room::history::Position;
 
 /// Members as the lists that clients get hold them.
 fn listed(members: &[Member]) -> impl ExactSizeIterator<Item = event::Member<'_>> {
@@ -19,6 +20,11 @@ fn listed(members: &[Member]) -> impl ExactSizeIterator<Item = event::Member<'_>
 
 fn as_listed(member: &Member) -> event::Member<'_> {
     event::Member { user: member.user.as_str(), name: member.name.as_deref(), socket: &member.socket }
+}
+
+/// A position as clients get it, with its epoch's text.
+fn as_told<'a>(position: Option<&Position>, epoch: Option<&'a str>) -> Option<decode::Position<'a>> {
+    Some(decode::Position { epoch: epoch?, offset: position?.offset })
 }
 
 impl Shard {
@@ -37,7 +43,7 @@ impl Shard {
 
     fn step(&mut self, envelope: Envelope, now: Now) {
         match envelope {
-            Envelope::Join(join) => self.home_join(join),
+            Envelope::Join(join) => self.home_join(join, now),
             Envelope::Leave { room, connection, user } => self.home_leave(&room, connection, &user),
             Envelope::ListMembers { room, asker } => self.home_list(room, asker),
             Envelope::Joined(joined) => self.joined(*joined, now),
@@ -47,11 +53,13 @@ impl Shard {
             Envelope::Attached { connection } => self.attached(connection, now),
             Envelope::RoomFrame { room, sender, frame } => self.deliver_to_room(&room, sender, &frame),
             Envelope::Presence(presence) => self.deliver_presence(&presence),
-            Envelope::RoomResync { room, reason, .. } => self.deliver_resync(room.as_ref(), reason),
-            Envelope::Store(_)
-            | Envelope::Stored { .. }
-            | Envelope::ReadHistory(_)
-            | Envelope::History { .. } => {}
+            Envelope::RoomResync { room, reason, position } => {
+                self.deliver_resync(room.as_ref(), reason, position);
+            }
+            Envelope::Store(store) => self.home_store(*store, now),
+            Envelope::ReadHistory(read) => self.home_read(read, now),
+            Envelope::Stored { room, asker, outcome } => self.stored(&room, &asker, outcome),
+            Envelope::History { room, asker, page } => self.history_read(&room, &asker, page),
             Envelope::Attach { connection, user } => self.home_attach(connection, &user),
             Envelope::Detach { shard, user } => self.home_detach(shard, &user),
             Envelope::ToUser { user, frame } => self.home_to_user(&user, &frame),
@@ -63,7 +71,7 @@ impl Shard {
 
     // ── as the home of rooms and users ────────────────────────────────────────────────────
 
-    fn home_join(&mut self, join: Box<Join>) {
+    fn home_join(&mut self, join: Box<Join>, now: Now) {
         let linked = self.is_linked();
         let (home, enters) = self.homes.join(&join.room, join.asker.connection, &join.member);
         if enters || join.again {
@@ -80,14 +88,15 @@ impl Shard {
                 self.announce(&join.room, true, &join.member, member_count);
             }
             let to = join.asker.connection.shard;
+            let (history, recovery) = self.home_recover(&join.room, join.since, now);
             let joined = Joined {
                 room: join.room,
                 asker: join.asker,
                 route,
                 member_count,
                 members,
-                history: None,
-                recovery: Err(NotRecovered::NoHistory),
+                history,
+                recovery,
             };
             self.mesh.send(to, Envelope::Joined(Box::new(joined)));
         }
@@ -202,7 +211,7 @@ impl Shard {
     }
 
     fn joined(&mut self, joined: Joined, now: Now) {
-        let Joined { room, asker, route, member_count, members, .. } = joined;
+        let Joined { room, asker, route, member_count, members, history, recovery } = joined;
         let id = asker.connection;
         let known = self.directory.find(room.as_str());
         // A join that was asked for twice is answered twice; one that the client's end has overtaken,
@@ -219,17 +228,34 @@ impl Shard {
             None => {
                 let member = SliceMember { slot: id.slot, echo: joining.echo, window };
                 let membership = self.directory.add(&room, &route, member);
+                if known.is_none() {
+                    let has_history = self.settings().history.covers(room.as_str());
+                    self.directory.slice_mut(membership.slice).has_history = has_history;
+                }
                 if let Some(session) = self.session_of(id) {
                     session.rooms.push(membership);
                 }
             }
         }
-        let recovered = joining.resumes.then_some(false);
+        let recovery = joining.since.map(|_| self.fitting_recovery(id.slot, recovery));
         let mut list = members.as_deref().map(listed);
+        let epoch = history.map(|position| position.epoch.to_string());
+        let content = event::RoomJoined {
+            room: room.as_str(),
+            member_count,
+            history: as_told(history.as_ref(), epoch.as_deref()),
+            recovery: recovery.as_ref().map(|recovery| match recovery {
+                Ok(frames) => Ok(frames.as_slice()),
+                Err(reason) => Err(reason.as_str()),
+            }),
+            message_id: joining.message_id.as_deref(),
+        };
         let list = list.as_mut().map(|list| list as &mut dyn ExactSizeIterator<Item = _>);
-        let message_id = joining.message_id.as_deref();
-        let reply = event::room_joined(room.as_str(), member_count, list, recovered, message_id);
+        let reply = event::room_joined(&content, list);
         self.outboxes.push(id.slot, &reply);
+        if let Some(number) = joining.resume {
+            self.resumed_room(id, number, room);
+        }
         for text in joining.parked {
             if self.session_of(id).is_none_or(|session| session.phase != Phase::Open) {
                 return;
@@ -300,14 +326,16 @@ impl Shard {
         }
     }
 
-    fn deliver_resync(&mut self, room: Option<&RoomId>, reason: &str) {
+    fn deliver_resync(&mut self, room: Option<&RoomId>, reason: &str, position: Option<Position>) {
+        let epoch = position.map(|position| position.epoch.to_string());
+        let position = as_told(position.as_ref(), epoch.as_deref());
         let numbers: Vec<_> = match room {
             Some(room) => self.directory.find(room.as_str()).into_iter().collect(),
             None => self.directory.numbers().collect(),
         };
         for number in numbers {
             let slice = self.directory.slice(number);
-            let frame = event::room_resync(slice.room.as_str(), reason);
+            let frame = event::room_resync(slice.room.as_str(), reason, position);
             let outboxes = &mut self.outboxes;
             fan_out(&slice.members, None, |member| outboxes.push(member.slot, &frame));
         }

@@ -57,6 +57,7 @@ impl Shard {
         for slot in self.sweep_from..end {
             self.look_at(slot as u32, now);
         }
+        self.sweep_histories(now);
         self.sweep_from = end;
         if end >= self.sessions.len() {
             self.sweep_from = 0;
@@ -99,6 +100,7 @@ impl Shard {
         session.pinged = silent >= silence;
         let id = session.id;
         self.retry_joins(id, now);
+        self.look_at_awaited(id, now);
         if unauthenticated && in_phase >= authentication {
             self.close(slot, CloseCode::AuthenticationTimeout, "send authenticate with a token in time", now);
         } else if expired {
@@ -173,6 +175,7 @@ impl Shard {
             self.mesh.send(self.id, Envelope::Attached { connection });
         }
         self.repeat_questions();
+        self.give_up_pages();
     }
 
     fn repeat_questions(&mut self) {

@@ -13,6 +13,12 @@ fn json(frame: &Bytes) -> String {
 const ANNA: Member<'_> = Member { user: "anna", name: Some("Anna \"A\""), socket: "s1" };
 const BEN: Member<'_> = Member { user: "ben", name: None, socket: "s2" };
 
+const PLACE: Position<'_> = Position { epoch: "00000000000000ff", offset: 9 };
+
+fn joined(member_count: u32) -> RoomJoined<'static> {
+    RoomJoined { room: "r", member_count, history: None, recovery: None, message_id: None }
+}
+
 #[test]
 fn connection_events() {
     let mut content = ConnectionEstablished {
@@ -45,13 +51,38 @@ fn connection_events() {
 #[test]
 fn room_replies() {
     assert_eq!(
-        json(&room_joined("r", 1, None, Some(false), None)),
-        r#"{"type":"room_joined","roomId":"r","memberCount":1,"recovered":false}"#
+        json(&room_joined(&RoomJoined { recovery: Some(Err("no_history")), ..joined(1) }, None)),
+        r#"{"type":"room_joined","roomId":"r","memberCount":1,"recovered":false,"reason":"no_history"}"#
     );
     assert_eq!(
-        json(&room_joined("r", 2, Some(&mut [ANNA, BEN].into_iter()), None, Some("m"))),
+        json(&room_joined(
+            &RoomJoined { message_id: Some("m"), ..joined(2) },
+            Some(&mut [ANNA, BEN].into_iter()),
+        )),
         r#"{"type":"room_joined","roomId":"r","memberCount":2,"members":[{"userId":"anna","name":"Anna \"A\"","socketId":"s1"},{"userId":"ben","socketId":"s2"}],"messageId":"m"}"#
     );
+    let missed = [numbered(br#"{"data":1}"#, 8), numbered(br#"{"data":2}"#, 9)];
+    assert_eq!(
+        json(&room_joined(
+            &RoomJoined { history: Some(PLACE), recovery: Some(Ok(&missed)), ..joined(1) },
+            None
+        )),
+        r#"{"type":"room_joined","roomId":"r","memberCount":1,"epoch":"00000000000000ff","offset":9,"recovered":true,"messages":[{"data":1,"offset":8},{"data":2,"offset":9}]}"#
+    );
+    assert_eq!(
+        json(&room_history("r", PLACE, &missed[1..], Some("m"))),
+        r#"{"type":"room_history","roomId":"r","epoch":"00000000000000ff","offset":9,"messages":[{"data":2,"offset":9}],"messageId":"m"}"#
+    );
+    assert_eq!(
+        json(&room_history("r", PLACE, &[], None)),
+        r#"{"type":"room_history","roomId":"r","epoch":"00000000000000ff","offset":9,"messages":[]}"#
+    );
+    let failed = [NotResumed { room: "c".into(), code: ErrorCode::Forbidden, message: "no" }];
+    assert_eq!(
+        json(&resumed(["a", "b"].into_iter(), &failed, Some("m"))),
+        r#"{"type":"resumed","joined":["a","b"],"failed":[{"roomId":"c","code":"forbidden","message":"no"}],"messageId":"m"}"#
+    );
+    assert_eq!(json(&resumed([].into_iter(), &[], None)), r#"{"type":"resumed","joined":[],"failed":[]}"#);
     assert_eq!(json(&room_left("r", Some("m"))), r#"{"type":"room_left","roomId":"r","messageId":"m"}"#);
     assert_eq!(
         json(&room_members("r", 1, [BEN].into_iter(), None)),
@@ -79,7 +110,11 @@ fn room_events() {
         r#"{"type":"user_left_room","roomId":"r","userId":"ben","socketId":"s2","memberCount":2}"#
     );
     assert_eq!(json(&room_size("r", 201)), r#"{"type":"room_size","roomId":"r","memberCount":201}"#);
-    assert_eq!(json(&room_resync("r", "gap")), r#"{"type":"room_resync","roomId":"r","reason":"gap"}"#);
+    assert_eq!(json(&room_resync("r", "gap", None)), r#"{"type":"room_resync","roomId":"r","reason":"gap"}"#);
+    assert_eq!(
+        json(&room_resync("r", "gap", Some(PLACE))),
+        r#"{"type":"room_resync","roomId":"r","reason":"gap","epoch":"00000000000000ff","offset":9}"#
+    );
 }
 
 #[test]
@@ -135,8 +170,21 @@ fn errors_carry_every_code() {
         "internal",
     ];
     assert_eq!(ErrorCode::ALL.map(ErrorCode::as_str), documented);
+    assert_eq!(
+        json(&room_error("r", ErrorCode::Forbidden, "no")),
+        r#"{"type":"error","code":"forbidden","message":"no","roomId":"r"}"#
+    );
     let frame = error(ErrorCode::Internal, "x", None, None);
     assert_eq!(json(&frame), r#"{"type":"error","code":"internal","message":"x"}"#);
+}
+
+#[test]
+fn a_number_becomes_the_last_field() {
+    for (offset, digits) in [(1, "1"), (u64::MAX, "18446744073709551615")] {
+        let frame = numbered(br#"{"type":"room_message","data":{"a":[{}]}}"#, offset);
+        let expected = format!(r#"{{"type":"room_message","data":{{"a":[{{}}]}},"offset":{digits}}}"#);
+        assert_eq!(json(&frame), expected);
+    }
 }
 
 #[test]
