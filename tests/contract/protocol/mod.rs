@@ -3,9 +3,11 @@
 mod data;
 mod errors;
 mod greeting;
+mod history;
 mod large_rooms;
 mod limits;
 mod presence;
+mod recovery;
 mod replies;
 mod rooms;
 mod tokens;
