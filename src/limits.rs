@@ -50,23 +50,20 @@ pub const MEMLOCK_BYTES: u64 = 512 * 1024;
 /// large messages costs; with small ones HISTORY_SIZE comes first.
 pub const HISTORY_BYTES: usize = 16 << 20;
 
-/// Bytes of frames that all histories of one shard hold, in a server that runs alone: beyond it every room forgets
-/// the older half of what it has.
-pub const SHARD_HISTORY_BYTES: usize = 256 << 20;
+/// Milliseconds for which a `messageId` is remembered: long enough for any client to come back and try again.
+pub const REPETITION_MS: u64 = 5 * 60 * 1000;
 
-/// Rooms without members whose histories one shard remembers, in a server that runs alone: some 25 MB of names and
-/// numbers, so that joining ever new rooms cannot fill the memory.
-pub const SHARD_IDLE_HISTORIES: usize = 100_000;
-
-/// Messages that one shard knows again when they are sent a second time, in a server that runs alone: 64 MB, which
-/// is 3,300 messages with a `messageId` per second over five minutes. Beyond it the oldest are forgotten early.
-pub const SHARD_REPETITIONS: usize = 1_000_000;
+/// Message ids that are remembered per room: 200 messages per second for those five minutes, some 10 MB at most.
+pub const REPETITIONS: usize = 60_000;
 
 /// Rooms in one `resume`: more than a connection may be in by default, and what one reply can list.
 pub const RESUME_ROOMS: usize = 1024;
 
-/// Requests of one connection that wait for a history: what a client pipelines within a round trip.
-pub const AWAITED_REPLIES: usize = 4096;
+/// Messages of one connection that wait for their ack at once: what a client pipelines within a round trip.
+pub const AWAITED_ACKS: usize = 4096;
+
+/// Questions of one shard's clients that wait for the homes of rooms: what they ask within some milliseconds.
+pub const OPEN_QUESTIONS: usize = 4096;
 
 /// The oldest Linux: DEFER_TASKRUN came with 6.1, multishot receive with 6.0.
 pub const KERNEL: (u32, u32) = (6, 1);

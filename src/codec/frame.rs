@@ -34,11 +34,6 @@ impl FrameWriter {
         self.buffer.extend_from_slice(text.as_bytes());
     }
 
-    /// Adds bytes of JSON that this server wrote itself, so that they need not be looked at again.
-    pub fn put_bytes(&mut self, json: &[u8]) {
-        self.buffer.extend_from_slice(json);
-    }
-
     /// The complete frame.
     pub fn finish(self) -> Bytes {
         self.finish_as(OpCode::Data(Data::Text))
@@ -119,6 +114,14 @@ pub(super) fn compressed(plain: &Bytes, payload: &[u8]) -> Bytes {
 /// If `frame` is not a whole frame.
 pub fn payload(frame: &Bytes) -> Bytes {
     frame.slice(header_bytes(frame)..)
+}
+
+/// The text of a text frame that this module built.
+///
+/// # Panics
+/// If `frame` is not a whole text frame.
+pub fn text_of(frame: &Bytes) -> &str {
+    std::str::from_utf8(payload_slice(frame)).expect("a text frame was made of text")
 }
 
 /// As [`payload`], borrowed.

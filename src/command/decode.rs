@@ -28,11 +28,20 @@ pub enum Command<'a> {
         token: Token<'a>,
     },
     /// Come into a room.
-    JoinRoom(RoomWish<'a>),
-    /// Come into many rooms at once, after the connection was lost.
+    JoinRoom {
+        /// The room.
+        room: &'a str,
+        /// The last message that the client has seen.
+        since: Option<Position<'a>>,
+        /// Whether the reply lists the members.
+        members: bool,
+        /// Whether the connection gets its own messages too.
+        echo: bool,
+    },
+    /// Come into several rooms at once, after a reconnect.
     Resume {
         /// The rooms, each of them once; at most [`limits::RESUME_ROOMS`].
-        rooms: Box<[RoomWish<'a>]>,
+        rooms: Vec<ResumedRoom<'a>>,
     },
     /// Leave a room.
     LeaveRoom {
@@ -64,14 +73,23 @@ pub enum Command<'a> {
         room: &'a str,
     },
     /// Ask for a room's past messages.
-    RoomHistory(HistoryRequest<'a>),
+    RoomHistory {
+        /// The room.
+        room: &'a str,
+        /// The message after (or, in reverse, before) which to begin.
+        since: Option<Position<'a>>,
+        /// How many messages at most; at least 1.
+        limit: Option<u32>,
+        /// Whether the newest message comes first.
+        reverse: bool,
+    },
     /// Ask whether the server is there, and for its time.
     Ping,
 }
 
-/// A room that a client wants to be in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RoomWish<'a> {
+/// One room of a `resume`: what `join_room` has too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResumedRoom<'a> {
     /// The room.
     pub room: &'a str,
     /// The last message that the client has seen.
@@ -80,19 +98,6 @@ pub struct RoomWish<'a> {
     pub members: bool,
     /// Whether the connection gets its own messages too.
     pub echo: bool,
-}
-
-/// A part of a room's past.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HistoryRequest<'a> {
-    /// The room.
-    pub room: &'a str,
-    /// The message after (or, in reverse, before) which to begin.
-    pub since: Option<Position<'a>>,
-    /// How many messages at most; at least 1.
-    pub limit: Option<u32>,
-    /// Whether the newest message comes first.
-    pub reverse: bool,
 }
 
 /// A place in a room's history.
@@ -169,16 +174,21 @@ fn command<'a>(fields: &Fields<'_, 'a>) -> Result<Command<'a>, Problem> {
         "room_message" => Ok(Command::RoomMessage { room: fields.room()?, data: fields.data()? }),
         "user_message" => Ok(Command::UserMessage { target: fields.target()?, data: fields.data()? }),
         "global_message" => Ok(Command::GlobalMessage { data: fields.data()? }),
-        "join_room" => Ok(Command::JoinRoom(fields.wish()?)),
-        "resume" => Ok(Command::Resume { rooms: fields.rooms()? }),
+        "join_room" => Ok(Command::JoinRoom {
+            room: fields.room()?,
+            since: fields.since()?,
+            members: fields.flag("members")?,
+            echo: fields.flag("echo")?,
+        }),
+        "resume" => Ok(Command::Resume { rooms: fields.resumed_rooms()? }),
         "leave_room" => Ok(Command::LeaveRoom { room: fields.room()? }),
         "room_members" => Ok(Command::RoomMembers { room: fields.room()? }),
-        "room_history" => Ok(Command::RoomHistory(HistoryRequest {
+        "room_history" => Ok(Command::RoomHistory {
             room: fields.room()?,
             since: fields.since()?,
             limit: fields.limit()?,
             reverse: fields.flag("reverse")?,
-        })),
+        }),
         "authenticate" => Ok(Command::Authenticate { token: Token(fields.string("token")?) }),
         "ping" => Ok(Command::Ping),
         unknown => Err((
@@ -227,42 +237,6 @@ impl<'a> Fields<'_, 'a> {
         Err((ErrorCode::InvalidRoom, rule.into()))
     }
 
-    fn wish(&self) -> Result<RoomWish<'a>, Problem> {
-        Ok(RoomWish {
-            room: self.room()?,
-            since: self.since()?,
-            members: self.flag("members")?,
-            echo: self.flag("echo")?,
-        })
-    }
-
-    /// The rooms of a `resume`.
-    fn rooms(&self) -> Result<Box<[RoomWish<'a>]>, Problem> {
-        let wanted = "a list of objects with roomId";
-        let list = self.root.get("rooms").ok_or_else(|| missing("rooms", wanted))?;
-        let elements = list.elements().ok_or_else(|| mistyped("rooms", list, wanted))?;
-        let mut rooms = Vec::new();
-        for element in elements {
-            if !element.is_object() {
-                return Err(mistyped("an entry of rooms", element, "an object with roomId"));
-            }
-            if rooms.len() == limits::RESUME_ROOMS {
-                return Err(invalid(format!(
-                    "rooms has too many entries: use at most {} in one resume",
-                    limits::RESUME_ROOMS
-                )));
-            }
-            rooms.push(Fields { document: self.document, root: element }.wish()?);
-        }
-        let mut names: Vec<_> = rooms.iter().map(|wish| wish.room).collect();
-        names.sort_unstable();
-        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            let room = document::quote(pair[0]);
-            return Err(invalid(format!("rooms has {room} twice: name each room once")));
-        }
-        Ok(rooms.into())
-    }
-
     fn target(&self) -> Result<&'a str, Problem> {
         let user = self.string("targetUserId")?;
         if (1..=limits::USER_ID_BYTES).contains(&user.len()) {
@@ -297,6 +271,38 @@ impl<'a> Fields<'_, 'a> {
         let offset = since.get("offset").ok_or_else(|| missing("since.offset", wanted))?;
         let offset = offset.as_u64().ok_or_else(|| mistyped("since.offset", offset, wanted))?;
         Ok(Some(Position { epoch, offset }))
+    }
+
+    fn resumed_rooms(&self) -> Result<Vec<ResumedRoom<'a>>, Problem> {
+        let wanted = "a list of objects with roomId";
+        let value = self.root.get("rooms").ok_or_else(|| missing("rooms", wanted))?;
+        let items = value.items().ok_or_else(|| mistyped("rooms", value, wanted))?;
+        let mut rooms = Vec::new();
+        for root in items {
+            if !root.is_object() {
+                return Err(mistyped("an entry of rooms", root, "an object with roomId"));
+            }
+            if rooms.len() == limits::RESUME_ROOMS {
+                let most = limits::RESUME_ROOMS;
+                return Err(invalid(format!("rooms has too many entries: use at most {most} in one resume")));
+            }
+            let fields = Fields { document: self.document, root };
+            rooms.push(ResumedRoom {
+                room: fields.room()?,
+                since: fields.since()?,
+                members: fields.flag("members")?,
+                echo: fields.flag("echo")?,
+            });
+        }
+        let mut names: Vec<_> = rooms.iter().map(|wanted| wanted.room).collect();
+        names.sort_unstable();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => {
+                let room = document::quote(pair[0]);
+                Err(invalid(format!("rooms has {room} twice: name each room once")))
+            }
+            None => Ok(rooms),
+        }
     }
 
     fn limit(&self) -> Result<Option<u32>, Problem> {

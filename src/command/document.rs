@@ -154,14 +154,14 @@ impl<'d, 'a> Value<'d, 'a> {
         matches!(self.0.first(), Some(Node::Object { .. }))
     }
 
-    /// The elements of a list in the order written; nothing for any other value.
-    pub(super) fn elements(self) -> Option<impl Iterator<Item = Value<'d, 'a>>> {
-        let Some(Node::Array { .. }) = self.0.first() else { return None };
-        let mut rest = &self.0[1..=content_nodes(&self.0[0])];
+    /// The entries of a list, if this is one.
+    pub(super) fn items(self) -> Option<impl Iterator<Item = Value<'d, 'a>>> {
+        let Some(node @ Node::Array { .. }) = self.0.first() else { return None };
+        let mut rest = &self.0[1..=content_nodes(node)];
         Some(std::iter::from_fn(move || {
-            let (element, after) = rest.split_at(1 + content_nodes(rest.first()?));
+            let (value, after) = rest.split_at(1 + content_nodes(rest.first()?));
             rest = after;
-            Some(Value(element))
+            Some(Value(value))
         }))
     }
 

@@ -8,16 +8,13 @@ use bytes::Bytes;
 use super::decode::Position;
 use super::json::ObjectWriter;
 use super::rejection::ErrorCode;
-use crate::codec::frame::FrameWriter;
+use crate::codec::frame::{self, FrameWriter};
 
 /// The version of the client protocol.
 pub const PROTOCOL_VERSION: u64 = 1;
 
 /// Bytes of a `room_message` without its strings and `data`: keys, punctuation, numbers.
 const MESSAGE_OVERHEAD: usize = 160;
-
-/// Bytes that a number adds to an event at most.
-const OFFSET_BYTES: usize = r#","offset":18446744073709551615"#.len();
 
 /// Bytes of a list's entry without its strings.
 const MEMBER_OVERHEAD: usize = 48;
@@ -73,93 +70,43 @@ pub fn authentication_success(user: &str, expires_at_ms: u64, message_id: Option
 }
 
 /// The content of [`room_joined`].
-#[derive(Clone, Copy, Debug)]
-pub struct RoomJoined<'a> {
+pub struct RoomJoined<'a, 'm> {
     /// The room.
     pub room: &'a str,
     /// How many users are in it.
     pub member_count: u32,
-    /// Where the room's history stands, if it has one that can be reached.
-    pub history: Option<Position<'a>>,
-    /// If the request had a `since`: the frames of what was missed, or why they cannot be given.
+    /// All of them, if the request asked for that.
+    pub members: Option<&'a mut dyn ExactSizeIterator<Item = Member<'m>>>,
+    /// Where the room's history stands, if it has one.
+    pub position: Option<Position<'a>>,
+    /// If the request had a `since`: the frames of what was missed, or why they are not given.
     pub recovery: Option<Result<&'a [Bytes], &'static str>>,
     /// The request's name.
     pub message_id: Option<&'a str>,
 }
 
-/// The reply to `join_room`. `members` only if the request asked for them.
-pub fn room_joined(
-    content: &RoomJoined<'_>,
-    members: Option<&mut dyn ExactSizeIterator<Item = Member<'_>>>,
-) -> Bytes {
-    let RoomJoined { room, member_count, history, recovery, message_id } = *content;
-    let missed = recovery.and_then(Result::ok).map_or(0, total_bytes);
-    let capacity = 2 * SMALL
-        + room.len()
-        + members.as_ref().map_or(0, |members| members_capacity(members.len()))
-        + missed;
-    let writer = ObjectWriter::new("room_joined", capacity)
+/// The reply to `join_room`.
+pub fn room_joined(content: RoomJoined<'_, '_>) -> Bytes {
+    let RoomJoined { room, member_count, members, position, recovery, message_id } = content;
+    let missed = recovery.and_then(Result::ok).unwrap_or_default();
+    let listed = members.as_ref().map_or(0, |members| members_capacity(members.len()));
+    let writer = ObjectWriter::new("room_joined", 2 * SMALL + room.len() + listed + total_bytes(missed))
         .string("roomId", room)
         .integer("memberCount", member_count.into());
     let writer = match members {
         Some(members) => writer.objects("members", members.map(member_fields)),
         None => writer,
     };
-    let writer = optional_position(writer, history);
+    let writer = with_position(writer, position);
     let writer = match recovery {
-        Some(Ok(messages)) => writer.raw("recovered", "true").payloads("messages", messages.iter()),
+        Some(Ok(frames)) => writer.raw("recovered", "true").raws("messages", texts(frames)),
         Some(Err(reason)) => writer.raw("recovered", "false").string("reason", reason),
         None => writer,
     };
     writer.optional_string("messageId", message_id).finish()
 }
 
-/// The reply to `room_history`: a part of the room's past, and where the room stands now.
-pub fn room_history(
-    room: &str,
-    position: Position<'_>,
-    messages: &[Bytes],
-    message_id: Option<&str>,
-) -> Bytes {
-    let writer = ObjectWriter::new("room_history", 2 * SMALL + room.len() + total_bytes(messages));
-    optional_position(writer.string("roomId", room), Some(position))
-        .payloads("messages", messages.iter())
-        .optional_string("messageId", message_id)
-        .finish()
-}
-
-/// A room that a `resume` could not bring the client back into.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotResumed {
-    /// The room.
-    pub room: Box<str>,
-    /// What kind of error it was.
-    pub code: ErrorCode,
-    /// The same in words.
-    pub message: &'static str,
-}
-
-/// The reply to `resume`, after all its rooms have been answered for.
-pub fn resumed<'a>(
-    joined: impl Iterator<Item = &'a str>,
-    failed: &[NotResumed],
-    message_id: Option<&str>,
-) -> Bytes {
-    let failures = failed.iter().map(|failure| {
-        [
-            ("roomId", Some(&*failure.room)),
-            ("code", Some(failure.code.as_str())),
-            ("message", Some(failure.message)),
-        ]
-    });
-    ObjectWriter::new("resumed", 4 * SMALL)
-        .strings("joined", joined)
-        .objects("failed", failures)
-        .optional_string("messageId", message_id)
-        .finish()
-}
-
-fn optional_position(writer: ObjectWriter, position: Option<Position<'_>>) -> ObjectWriter {
+fn with_position(writer: ObjectWriter, position: Option<Position<'_>>) -> ObjectWriter {
     match position {
         Some(Position { epoch, offset }) => writer.string("epoch", epoch).integer("offset", offset),
         None => writer,
@@ -167,7 +114,49 @@ fn optional_position(writer: ObjectWriter, position: Option<Position<'_>>) -> Ob
 }
 
 fn total_bytes(frames: &[Bytes]) -> usize {
-    frames.iter().map(|frame| frame.len() + 1).sum()
+    frames.iter().map(Bytes::len).sum()
+}
+
+/// The JSON of frames that this module made.
+fn texts(frames: &[Bytes]) -> impl Iterator<Item = &str> {
+    frames.iter().map(frame::text_of)
+}
+
+/// The reply to `room_history`.
+pub fn room_history(room: &str, position: Position<'_>, frames: &[Bytes], message_id: Option<&str>) -> Bytes {
+    let writer = ObjectWriter::new("room_history", SMALL + room.len() + total_bytes(frames));
+    with_position(writer.string("roomId", room), Some(position))
+        .raws("messages", texts(frames))
+        .optional_string("messageId", message_id)
+        .finish()
+}
+
+/// A room that `resume` could not join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotResumed {
+    /// The room.
+    pub room: Box<str>,
+    /// The error's code.
+    pub code: ErrorCode,
+    /// What was wrong and what would be right.
+    pub message: Box<str>,
+}
+
+/// The reply to `resume`, after a `room_joined` for each room that was `joined`.
+pub fn resumed<'a>(
+    joined: impl Iterator<Item = &'a str>,
+    failed: &'a [NotResumed],
+    message_id: Option<&str>,
+) -> Bytes {
+    let failed = failed.iter().map(|failure| {
+        let NotResumed { room, code, message } = failure;
+        [("roomId", Some(&**room)), ("code", Some(code.as_str())), ("message", Some(&**message))]
+    });
+    ObjectWriter::new("resumed", 4 * SMALL)
+        .strings("joined", joined)
+        .objects("failed", failed)
+        .optional_string("messageId", message_id)
+        .finish()
 }
 
 /// The reply to `leave_room`.
@@ -245,20 +234,17 @@ pub fn room_message(message: &RoomMessage<'_>) -> Bytes {
         .finish()
 }
 
-/// The complete frame of a `room_message` that has got its number: `event` is its JSON without one, to which
-/// `offset` is added as the last field.
+/// `event`, the JSON of a `room_message` without an offset, as the complete frame with one.
 ///
 /// # Panics
-/// If `event` is empty.
-pub fn numbered(event: &[u8], offset: u64) -> Bytes {
-    let (closing, fields) = event.split_last().expect("an event is a JSON object");
-    debug_assert_eq!(*closing, b'}', "an event is a JSON object");
-    let mut frame = FrameWriter::with_capacity(event.len() + OFFSET_BYTES);
-    frame.put_bytes(fields);
-    frame.put(",\"offset\":");
-    frame.put(itoa::Buffer::new().format(offset));
-    frame.put("}");
-    frame.finish()
+/// When `event` is empty.
+pub fn numbered(event: &str, offset: u64) -> Bytes {
+    let mut writer = FrameWriter::with_capacity(event.len() + 32);
+    writer.put(&event[..event.len() - 1]);
+    writer.put(",\"offset\":");
+    writer.put(itoa::Buffer::new().format(offset));
+    writer.put("}");
+    writer.finish()
 }
 
 /// A message to a user.
@@ -311,12 +297,11 @@ pub fn room_size(room: &str, member_count: u32) -> Bytes {
         .finish()
 }
 
-/// Messages of a room may be lost: the client reloads its state, or reads the history on from where it stopped.
-/// `position` is where messages go on from, if that is known.
+/// Messages of a room may be lost for good: the client reloads its state. `position` is where the room's history
+/// goes on from, if it has one.
 pub fn room_resync(room: &str, reason: &str, position: Option<Position<'_>>) -> Bytes {
-    let writer =
-        ObjectWriter::new("room_resync", SMALL + room.len()).string("roomId", room).string("reason", reason);
-    optional_position(writer, position).finish()
+    let writer = ObjectWriter::new("room_resync", SMALL + room.len());
+    with_position(writer.string("roomId", room).string("reason", reason), position).finish()
 }
 
 /// Whether the other instances can be reached.

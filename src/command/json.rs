@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::codec::frame::{FrameWriter, payload};
+use crate::codec::frame::FrameWriter;
 
 /// One JSON object on its way into a text frame. Fields appear in the order written.
 #[derive(Debug)]
@@ -57,6 +57,34 @@ impl ObjectWriter {
         self
     }
 
+    /// A field whose value is a list of JSON texts, taken over byte for byte.
+    pub(super) fn raws<'a>(mut self, key: &'static str, values: impl Iterator<Item = &'a str>) -> Self {
+        self.key(key);
+        self.frame.put("[");
+        for (place, json) in values.enumerate() {
+            if place > 0 {
+                self.frame.put(",");
+            }
+            self.frame.put(json);
+        }
+        self.frame.put("]");
+        self
+    }
+
+    /// A field whose value is a list of strings.
+    pub(super) fn strings<'a>(mut self, key: &'static str, values: impl Iterator<Item = &'a str>) -> Self {
+        self.key(key);
+        self.frame.put("[");
+        for (place, value) in values.enumerate() {
+            if place > 0 {
+                self.frame.put(",");
+            }
+            put_string(&mut self.frame, value);
+        }
+        self.frame.put("]");
+        self
+    }
+
     /// A field whose value is a list of objects, each a list of fields with string values.
     pub(super) fn objects<'a, const N: usize>(
         mut self,
@@ -81,30 +109,6 @@ impl ObjectWriter {
             self.frame.put("}");
         }
         self.frame.put(if before == "[" { "[]" } else { "]" });
-        self
-    }
-
-    /// A field whose value is a list of strings.
-    pub(super) fn strings<'a>(mut self, key: &'static str, strings: impl Iterator<Item = &'a str>) -> Self {
-        self.key(key);
-        self.frame.put("[");
-        for (place, string) in strings.enumerate() {
-            self.frame.put(if place == 0 { "" } else { "," });
-            put_string(&mut self.frame, string);
-        }
-        self.frame.put("]");
-        self
-    }
-
-    /// A field whose value is a list of the JSON texts that other frames hold.
-    pub(super) fn payloads<'a>(mut self, key: &'static str, frames: impl Iterator<Item = &'a Bytes>) -> Self {
-        self.key(key);
-        self.frame.put("[");
-        for (place, frame) in frames.enumerate() {
-            self.frame.put(if place == 0 { "" } else { "," });
-            self.frame.put_bytes(&payload(frame));
-        }
-        self.frame.put("]");
         self
     }
 
@@ -145,6 +149,7 @@ fn put_string(frame: &mut FrameWriter, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::frame::payload;
     use proptest::prelude::*;
 
     #[test]

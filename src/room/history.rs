@@ -14,9 +14,6 @@ use bytes::Bytes;
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// No room's epoch: what a client's text that no server can have written stands for.
-    pub const NONE: Self = Self(0);
-
     /// The epoch that `text` names; nothing if no server can have written it.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));

@@ -32,11 +32,10 @@ use crate::command::decode::Scratch;
 use crate::config::Settings;
 use crate::identity::{ConnectionId, ShardId, SocketId};
 use crate::instance::Instance;
-use crate::limits;
 use crate::metrics::ShardCells;
 use crate::ring::Key;
+use crate::room::archive::Archive;
 use crate::room::directory::Directory;
-use crate::room::histories::{Histories, Totals};
 use crate::room::presence::Homes;
 use crate::room::users::{ShardUsers, UserHomes};
 use crate::send::outbox::Outboxes;
@@ -92,10 +91,9 @@ pub struct Shard {
     outboxes: Outboxes,
     directory: Directory,
     homes: Homes,
+    archive: Archive,
     users: ShardUsers,
     user_homes: UserHomes,
-    /// Of the rooms that the shard is home to, if there is no cluster to keep them.
-    histories: Option<Box<Histories>>,
     mesh: Mesh,
     uplink: Option<UplinkPort>,
     scratch: Scratch,
@@ -119,11 +117,16 @@ impl Shard {
         mesh: Mesh,
         uplink: Option<UplinkPort>,
     ) -> Self {
+        let archive = Archive::new(
+            instance.settings.history.bounds(),
+            instance.settings.history.memory / instance.settings.shards,
+            (u64::from(instance.boot) << 32) ^ (u64::from(id.0) << 24),
+        );
         Self {
             id,
+            archive,
             cells: instance.shards[id.index()].clone(),
             outboxes: Outboxes::new(instance.settings.outbox_bytes),
-            histories: uplink.is_none().then(|| Box::new(histories(&instance, id))),
             instance,
             verifier,
             sessions: Vec::new(),
@@ -197,17 +200,6 @@ impl Shard {
     pub fn is_empty(&self) -> bool {
         self.sessions.iter().all(Option::is_none)
     }
-}
-
-/// The histories that a shard of a server without a cluster starts with.
-fn histories(instance: &Instance, shard: ShardId) -> Histories {
-    let totals = Totals {
-        bytes: limits::SHARD_HISTORY_BYTES,
-        rooms: limits::SHARD_IDLE_HISTORIES,
-        repetitions: limits::SHARD_REPETITIONS,
-    };
-    let seed = u64::from(instance.boot) << 8 | u64::from(shard.0);
-    Histories::new(instance.settings.history.bounds(), totals, seed)
 }
 
 fn key(connection: ConnectionId) -> Key {

@@ -1,21 +1,21 @@
 //! What clients ask for: each message is checked, carried out or refused, and answered.
 
 use super::envelope::{Asker, Envelope, Join, LinkState, Member, Publication, Target};
-use super::history::position;
 use super::session::Joining;
-use super::sweep::Asked;
-use super::{Now, Shard, home};
+use super::sweep::{Asked, Question};
+use super::{Now, Shard, history, home};
 use crate::codec::close::CloseCode;
 use crate::codec::forms::Forms;
 use crate::codec::frame;
 use crate::command::authorize::Identity;
-use crate::command::decode::{Command, Request, RoomWish, decode};
+use crate::command::decode::{Command, Request, decode};
 use crate::command::event;
 use crate::command::rejection::{ErrorCode, Rejection};
 use crate::identity::{ConnectionId, RoomId, UserId};
 use crate::permission::RoomRight;
 use crate::room::directory::Membership;
 use crate::room::fanout::fan_out;
+use crate::room::history::Position;
 
 /// Messages in a row that were not valid, after which the client is taken for a broken one.
 const INVALID_MESSAGES: u8 = 10;
@@ -45,6 +45,16 @@ pub(super) enum Outcome {
     Later,
     /// It is about a room that is being joined: it waits for that.
     Park(RoomId),
+}
+
+/// What a `join_room` asks for.
+pub(super) struct Wish<'a> {
+    pub(super) room: &'a str,
+    pub(super) echo: bool,
+    pub(super) want_members: bool,
+    pub(super) since: Option<Position>,
+    /// The number of the `resume` that it is one room of.
+    pub(super) resume: Option<u32>,
 }
 
 impl Shard {
@@ -130,14 +140,21 @@ impl Shard {
             _ if self.session_of(id).is_none_or(|session| session.identity.is_none()) => {
                 return Err((ErrorCode::Unauthenticated, "send authenticate with a token first").into());
             }
-            Command::JoinRoom(wish) => return self.join(id, wish, None, message_id, now),
+            Command::JoinRoom { room, since, members, echo } => {
+                let since = since.map(history::position);
+                let wish = Wish { room, echo: *echo, want_members: *members, since, resume: None };
+                return self.join(id, &wish, message_id, now);
+            }
             Command::Resume { rooms } => return Ok(self.resume(id, rooms, message_id, now)),
             Command::LeaveRoom { room } => return self.leave(id, room, message_id),
             Command::RoomMessage { room, data } => return self.publish(id, room, data, message_id, now),
             Command::UserMessage { target, data } => self.message_user(id, target, data, message_id, now)?,
             Command::GlobalMessage { data } => self.message_everyone(id, data, message_id, now)?,
             Command::RoomMembers { room } => return self.list_members(id, room, message_id, now),
-            Command::RoomHistory(wanted) => return self.read_history(id, wanted, message_id, now),
+            Command::RoomHistory { room, since, limit, reverse } => {
+                let excerpt = history::Excerpt { room, since: *since, limit: *limit, reverse: *reverse };
+                return self.read_history(id, &excerpt, message_id, now);
+            }
         }
         Ok(Outcome::Done)
     }
@@ -198,18 +215,16 @@ impl Shard {
         self.mesh.send(to, Envelope::Detach { shard: self.id, user: user.clone() });
     }
 
-    /// Asks the room's home to let the connection in; `resume` is the number of the `resume` that this is a part of.
     pub(super) fn join(
         &mut self,
         id: ConnectionId,
-        wish: &RoomWish<'_>,
-        resume: Option<u32>,
+        wish: &Wish<'_>,
         message_id: Option<&str>,
         now: Now,
     ) -> Result<Outcome, Refused> {
         let limit = self.settings().max_rooms_per_connection;
         self.may(id, RoomRight::Join, wish.room)?;
-        if wish.members {
+        if wish.want_members {
             self.may(id, RoomRight::Members, wish.room)?;
         }
         if wish.since.is_some() {
@@ -236,9 +251,9 @@ impl Shard {
             room: room.clone(),
             message_id: message_id.map(Into::into),
             echo: wish.echo,
-            want_members: wish.members,
-            since: wish.since.as_ref().map(position),
-            resume,
+            want_members: wish.want_members,
+            since: wish.since,
+            resume: wish.resume,
             asked_at: now.ms(),
             parked: Vec::new(),
         });
@@ -333,9 +348,9 @@ impl Shard {
             offset: None,
             data,
         });
-        if slice.has_history {
-            let (room, user) = (slice.room.clone(), sender.user.clone());
-            return self.publish_to_history(id, room, user, message_id, frame::payload(&frame), now);
+        if slice.history {
+            let room = slice.room.clone();
+            return self.store(id, room, &frame, message_id, now);
         }
         if let Some(uplink) = &self.uplink {
             if uplink.state == LinkState::Down {
@@ -443,10 +458,7 @@ impl Shard {
         self.may(id, RoomRight::Members, room)?;
         let room = self.directory.slice(membership.slice).room.clone();
         let asker = Asker { connection: id, message_id: message_id.map(Into::into) };
-        self.asked.push(Asked { room: room.clone(), asker: asker.clone(), since: now.ms() });
-        let to = home::of_room(room.as_str(), self.mesh.shards());
-        self.mesh.send(to, Envelope::ListMembers { room, asker });
-        Ok(Outcome::Later)
+        self.ask(Asked { room, asker, question: Question::Members, since: now.ms() })
     }
 }
 

@@ -1,8 +1,9 @@
 //! A client that comes back: one `resume` joins many rooms, each is answered for, and a last reply sums it up.
 
-use super::requests::{Outcome, Refused};
+use super::history::position;
+use super::requests::{Outcome, Refused, Wish};
 use super::{Now, Shard};
-use crate::command::decode::RoomWish;
+use crate::command::decode::ResumedRoom;
 use crate::command::event::{self, NotResumed};
 use crate::command::rejection::ErrorCode;
 use crate::identity::{ConnectionId, RoomId};
@@ -22,7 +23,7 @@ impl Shard {
     pub(super) fn resume(
         &mut self,
         id: ConnectionId,
-        rooms: &[RoomWish<'_>],
+        rooms: &[ResumedRoom<'_>],
         message_id: Option<&str>,
         now: Now,
     ) -> Outcome {
@@ -42,8 +43,15 @@ impl Shard {
             failed: Vec::new(),
             message_id: message_id.map(Into::into),
         });
-        for wish in rooms {
-            if let Err(Refused(code, message, _)) = self.join(id, wish, Some(number), None, now) {
+        for wanted in rooms {
+            let wish = Wish {
+                room: wanted.room,
+                echo: wanted.echo,
+                want_members: wanted.members,
+                since: wanted.since.map(position),
+                resume: Some(number),
+            };
+            if let Err(Refused(code, message, _)) = self.join(id, &wish, None, now) {
                 self.not_resumed(id, number, wish.room, code, message);
             }
         }
@@ -63,7 +71,7 @@ impl Shard {
         self.outboxes.push(id.slot, &event::room_error(room, code, message));
         if let Some(resume) = self.resuming(id, number) {
             resume.waiting -= 1;
-            resume.failed.push(NotResumed { room: room.into(), code, message });
+            resume.failed.push(NotResumed { room: room.into(), code, message: message.into() });
         }
     }
 

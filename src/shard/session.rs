@@ -37,9 +37,9 @@ pub(super) struct Joining {
     pub(super) message_id: Option<Box<str>>,
     pub(super) echo: bool,
     pub(super) want_members: bool,
-    /// Where the client stopped reading the room, if it wants what it has missed.
+    /// Where the client stopped reading, if it wants what it has missed.
     pub(super) since: Option<Position>,
-    /// The `resume` that this is a part of, by its number.
+    /// The number of the `resume` that it is one room of.
     pub(super) resume: Option<u32>,
     /// When the home shard was last asked, in ms.
     pub(super) asked_at: u32,
@@ -71,11 +71,12 @@ pub(super) struct Unsettled {
     /// The request head so far; after the upgrade, frames that came before the first message went out.
     pub(super) early: Vec<u8>,
     pub(super) joining: Vec<Joining>,
+    /// Each `resume` whose rooms are not all joined yet.
+    pub(super) resumes: Vec<Resuming>,
+    /// Messages that wait for their ack, oldest first.
+    pub(super) awaited: VecDeque<Awaited>,
     /// The `authenticate` message that waits for the user to be attached.
     pub(super) authenticating: Option<Option<Box<str>>>,
-    pub(super) resumes: Vec<Resuming>,
-    /// Requests that wait for a history, oldest first.
-    pub(super) awaited: VecDeque<Awaited>,
 }
 
 impl Unsettled {

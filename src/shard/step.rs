@@ -22,11 +22,6 @@ fn as_listed(member: &Member) -> event::Member<'_> {
     event::Member { user: member.user.as_str(), name: member.name.as_deref(), socket: &member.socket }
 }
 
-/// A position as clients get it, with its epoch's text.
-fn as_told<'a>(position: Option<&Position>, epoch: Option<&'a str>) -> Option<decode::Position<'a>> {
-    Some(decode::Position { epoch: epoch?, offset: position?.offset })
-}
-
 impl Shard {
     /// A message from another thread.
     pub fn handle_envelope(&mut self, envelope: Envelope, now: Now) {
@@ -57,8 +52,8 @@ impl Shard {
                 self.deliver_resync(room.as_ref(), reason, position);
             }
             Envelope::Store(store) => self.home_store(*store, now),
-            Envelope::ReadHistory(read) => self.home_read(read, now),
             Envelope::Stored { room, asker, outcome } => self.stored(&room, &asker, outcome),
+            Envelope::ReadHistory(request) => self.home_read(request, now),
             Envelope::History { room, asker, page } => self.history_read(&room, &asker, page),
             Envelope::Attach { connection, user } => self.home_attach(connection, &user),
             Envelope::Detach { shard, user } => self.home_detach(shard, &user),
@@ -88,7 +83,7 @@ impl Shard {
                 self.announce(&join.room, true, &join.member, member_count);
             }
             let to = join.asker.connection.shard;
-            let (history, recovery) = self.home_recover(&join.room, join.since, now);
+            let (history, recovery) = self.home_recovery(&join.room, join.since, now);
             let joined = Joined {
                 room: join.room,
                 asker: join.asker,
@@ -220,6 +215,7 @@ impl Shard {
         let Some(joining) = session.take_joining(&room) else { return };
         let inside = known.and_then(|slice| session.membership(slice));
         let window = session.window;
+        let covered = inside.is_none() && self.settings().history.covers(room.as_str());
         match inside {
             Some(at) => {
                 let slice = self.directory.slice_mut(at.slice);
@@ -227,31 +223,24 @@ impl Shard {
             }
             None => {
                 let member = SliceMember { slot: id.slot, echo: joining.echo, window };
-                let membership = self.directory.add(&room, &route, member);
-                if known.is_none() {
-                    let has_history = self.settings().history.covers(room.as_str());
-                    self.directory.slice_mut(membership.slice).has_history = has_history;
-                }
+                let membership = self.directory.add(&room, &route, covered, member);
                 if let Some(session) = self.session_of(id) {
                     session.rooms.push(membership);
                 }
             }
         }
-        let recovery = joining.since.map(|_| self.fitting_recovery(id.slot, recovery));
         let mut list = members.as_deref().map(listed);
-        let epoch = history.map(|position| position.epoch.to_string());
-        let content = event::RoomJoined {
+        let epoch = history.map(|position| position.epoch.to_string()).unwrap_or_default();
+        let recovery = recovery.and_then(|frames| self.fitting(id.slot, frames));
+        let recovery = recovery.as_deref().map_err(|reason| reason.as_str());
+        let reply = event::room_joined(event::RoomJoined {
             room: room.as_str(),
             member_count,
-            history: as_told(history.as_ref(), epoch.as_deref()),
-            recovery: recovery.as_ref().map(|recovery| match recovery {
-                Ok(frames) => Ok(frames.as_slice()),
-                Err(reason) => Err(reason.as_str()),
-            }),
+            members: list.as_mut().map(|list| list as &mut dyn ExactSizeIterator<Item = _>),
+            position: history.map(|position| decode::Position { epoch: &epoch, offset: position.offset }),
+            recovery: joining.since.map(|_| recovery),
             message_id: joining.message_id.as_deref(),
-        };
-        let list = list.as_mut().map(|list| list as &mut dyn ExactSizeIterator<Item = _>);
-        let reply = event::room_joined(&content, list);
+        });
         self.outboxes.push(id.slot, &reply);
         if let Some(number) = joining.resume {
             self.resumed_room(id, number, room);
@@ -265,11 +254,9 @@ impl Shard {
     }
 
     fn listed_members(&mut self, room: &RoomId, asker: &Asker, member_count: u32, members: &[Member]) {
-        let Some(place) = self.asked.iter().position(|asked| asked.asker == *asker && asked.room == *room)
-        else {
+        if !self.answered(room, asker) {
             return;
-        };
-        self.asked.swap_remove(place);
+        }
         let id = asker.connection;
         if self.session_of(id).is_some() {
             let reply = event::room_members(
@@ -327,8 +314,8 @@ impl Shard {
     }
 
     fn deliver_resync(&mut self, room: Option<&RoomId>, reason: &str, position: Option<Position>) {
-        let epoch = position.map(|position| position.epoch.to_string());
-        let position = as_told(position.as_ref(), epoch.as_deref());
+        let epoch = position.map(|position| position.epoch.to_string()).unwrap_or_default();
+        let position = position.map(|position| decode::Position { epoch: &epoch, offset: position.offset });
         let numbers: Vec<_> = match room {
             Some(room) => self.directory.find(room.as_str()).into_iter().collect(),
             None => self.directory.numbers().collect(),

@@ -27,17 +27,17 @@ fn every_message_is_understood() {
     expect(
         r#"{"type":"join_room","roomId":"table:42","messageId":"1"}"#,
         Some("1"),
-        Command::JoinRoom(RoomWish { room, since: None, members: false, echo: false }),
+        Command::JoinRoom { room, since: None, members: false, echo: false },
     );
     expect(
         r#"{"echo":true,"members":true,"since":{"offset":7,"epoch":"e"},"roomId":"table:42","type":"join_room"}"#,
         None,
-        Command::JoinRoom(RoomWish {
+        Command::JoinRoom {
             room,
             since: Some(Position { epoch: "e", offset: 7 }),
             members: true,
             echo: true,
-        }),
+        },
     );
     expect(r#"{"type":"leave_room","roomId":"table:42"}"#, None, Command::LeaveRoom { room });
     expect(
@@ -55,29 +55,29 @@ fn every_message_is_understood() {
     expect(
         r#"{"type":"room_history","roomId":"table:42"}"#,
         None,
-        Command::RoomHistory(HistoryRequest { room, since: None, limit: None, reverse: false }),
+        Command::RoomHistory { room, since: None, limit: None, reverse: false },
     );
     let since = Some(Position { epoch: "e", offset: u64::MAX });
     expect(
         r#"{"type":"room_history","roomId":"table:42","since":{"epoch":"e","offset":18446744073709551615},
             "limit":300,"reverse":true}"#,
         None,
-        Command::RoomHistory(HistoryRequest { room, since, limit: Some(300), reverse: true }),
+        Command::RoomHistory { room, since, limit: Some(300), reverse: true },
     );
 }
 
 #[test]
 fn a_resume_has_a_wish_for_each_room() {
     let since = Some(Position { epoch: "e", offset: 7 });
-    let first = RoomWish { room: "a", since, members: false, echo: true };
-    let second = RoomWish { room: "b", since: None, members: true, echo: false };
+    let first = ResumedRoom { room: "a", since, members: false, echo: true };
+    let second = ResumedRoom { room: "b", since: None, members: true, echo: false };
     expect(
         r#"{"type":"resume","messageId":"m","rooms":[{"roomId":"a","since":{"epoch":"e","offset":7},"echo":true},
             {"roomId":"b","members":true,"x":[{}]}]}"#,
         Some("m"),
-        Command::Resume { rooms: [first, second].into() },
+        Command::Resume { rooms: vec![first, second] },
     );
-    expect(r#"{"type":"resume","rooms":[]}"#, None, Command::Resume { rooms: [].into() });
+    expect(r#"{"type":"resume","rooms":[]}"#, None, Command::Resume { rooms: vec![] });
     let code = ErrorCode::InvalidMessage;
     refuse(r#"{"type":"resume"}"#, code, None, "rooms is missing: it must be a list");
     refuse(r#"{"type":"resume","rooms":{}}"#, code, None, "rooms is an object: it must be a list");
