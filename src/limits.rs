@@ -86,6 +86,15 @@ pub const REPETITION_MS: u64 = 5 * 60 * 1000;
 /// Message ids that are remembered per room: 200 messages per second for those five minutes, some 10 MB at most.
 pub const REPETITIONS: usize = 60_000;
 
+/// Rooms in one `resume`: more than a connection may be in by default, and what one reply can list.
+pub const RESUME_ROOMS: usize = 1024;
+
+/// Messages of one connection that wait for their ack at once: what a client pipelines within a round trip.
+pub const AWAITED_ACKS: usize = 4096;
+
+/// Questions of one shard's clients that wait for the homes of rooms: what they ask within some milliseconds.
+pub const OPEN_QUESTIONS: usize = 4096;
+
 /// The oldest Linux: DEFER_TASKRUN came with 6.1, multishot receive with 6.0.
 pub const KERNEL: (u32, u32) = (6, 1);
 

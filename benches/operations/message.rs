@@ -39,6 +39,7 @@ impl Message {
     fn new(members: u32) -> Self {
         let mut settings = Settings::for_tests();
         settings.message_rate = 0;
+        settings.history.rooms.clear();
         let instance = Arc::new(Instance::new(settings, 1));
         instance.enter(Phase::Serving);
         let mesh = Mesh::new(ShardId(0), vec![None]);

@@ -40,7 +40,7 @@ pub enum Command<'a> {
     },
     /// Come into several rooms at once, after a reconnect.
     Resume {
-        /// The rooms.
+        /// The rooms, each of them once; at most [`limits::RESUME_ROOMS`].
         rooms: Vec<ResumedRoom<'a>>,
     },
     /// Leave a room.
@@ -277,20 +277,32 @@ impl<'a> Fields<'_, 'a> {
         let wanted = "a list of objects with roomId";
         let value = self.root.get("rooms").ok_or_else(|| missing("rooms", wanted))?;
         let items = value.items().ok_or_else(|| mistyped("rooms", value, wanted))?;
-        items
-            .map(|root| {
-                if !root.is_object() {
-                    return Err(mistyped("an entry of rooms", root, "an object with roomId"));
-                }
-                let fields = Fields { document: self.document, root };
-                Ok(ResumedRoom {
-                    room: fields.room()?,
-                    since: fields.since()?,
-                    members: fields.flag("members")?,
-                    echo: fields.flag("echo")?,
-                })
-            })
-            .collect()
+        let mut rooms = Vec::new();
+        for root in items {
+            if !root.is_object() {
+                return Err(mistyped("an entry of rooms", root, "an object with roomId"));
+            }
+            if rooms.len() == limits::RESUME_ROOMS {
+                let most = limits::RESUME_ROOMS;
+                return Err(invalid(format!("rooms has too many entries: use at most {most} in one resume")));
+            }
+            let fields = Fields { document: self.document, root };
+            rooms.push(ResumedRoom {
+                room: fields.room()?,
+                since: fields.since()?,
+                members: fields.flag("members")?,
+                echo: fields.flag("echo")?,
+            });
+        }
+        let mut names: Vec<_> = rooms.iter().map(|wanted| wanted.room).collect();
+        names.sort_unstable();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => {
+                let room = document::quote(pair[0]);
+                Err(invalid(format!("rooms has {room} twice: name each room once")))
+            }
+            None => Ok(rooms),
+        }
     }
 
     fn limit(&self) -> Result<Option<u32>, Problem> {

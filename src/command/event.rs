@@ -345,6 +345,15 @@ pub fn error(code: ErrorCode, message: &str, message_id: Option<&str>, retry_aft
         .finish()
 }
 
+/// One room of a `resume` could not be joined.
+pub fn room_error(room: &str, code: ErrorCode, message: &str) -> Bytes {
+    ObjectWriter::new("error", SMALL + message.len() + room.len())
+        .string("code", code.as_str())
+        .string("message", message)
+        .string("roomId", room)
+        .finish()
+}
+
 fn members_capacity(members: usize) -> usize {
     // Ids are mostly UUIDs or shorter; a wrong guess costs a copy.
     members * (MEMBER_OVERHEAD + 2 * 36)

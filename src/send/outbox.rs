@@ -237,6 +237,12 @@ impl Outboxes {
         self.recycle(batch);
     }
 
+    /// Bytes that wait or are under way.
+    pub fn bytes(&self, slot: u32) -> usize {
+        let outbox = &self.boxes[slot as usize];
+        outbox.queue.as_ref().map_or(0, |batch| batch.bytes()) + outbox.in_flight
+    }
+
     /// Whether nothing waits and nothing is under way.
     pub fn is_empty(&self, slot: u32) -> bool {
         let outbox = &self.boxes[slot as usize];

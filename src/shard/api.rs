@@ -434,7 +434,7 @@ impl Shard {
         for shard in home.route.shards() {
             let envelope = Envelope::RoomFrame { room: room.clone(), sender: None, frame: frame.clone() };
             if !self.mesh.offer(shard, envelope) {
-                self.mesh.lost(shard, room);
+                self.mesh.lost(shard, room, None);
                 self.cells.mesh_dropped.add(1);
             }
         }

@@ -81,8 +81,8 @@ impl Shard {
         let Some(joining) = self.session_of(id).and_then(|session| session.take_joining(room)) else {
             return;
         };
-        if joining.resume {
-            self.not_resumed_room(id, room, code, message);
+        if let Some(number) = joining.resume {
+            self.not_resumed_room(id, number, room.as_str(), code, message);
         } else {
             self.error(id.slot, code, message, joining.message_id.as_deref(), retry_after_ms);
         }

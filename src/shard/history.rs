@@ -13,12 +13,19 @@ use crate::command::decode;
 use crate::command::event;
 use crate::command::rejection::ErrorCode;
 use crate::identity::{ConnectionId, RoomId};
+use crate::limits;
 use crate::permission::RoomRight;
 use crate::room::archive::Appended;
 use crate::room::history::{Epoch, NotRecovered, Position};
 
 /// Part of an outbox that the messages missed since a reconnect may fill: the rest is for what comes meanwhile.
 const RECOVERY_SHARE: usize = 2;
+
+/// Milliseconds, beyond the time that Redis may take, after which an ack is given up: it comes within a turn of the
+/// room's home or a flush of the uplink, or not at all.
+const ACK_MS: u32 = 5000;
+
+const UNKNOWN: &str = "whether the message was stored is not known: send it again with the same messageId";
 
 const NO_HISTORY: Refused = Refused(ErrorCode::Unavailable, "this room keeps no history", None);
 const NO_LINK: Refused = Refused(
@@ -30,6 +37,14 @@ const NO_LINK: Refused = Refused(
 /// What a client's position means here. An epoch that no server has made fits no history.
 pub(super) fn position(given: decode::Position<'_>) -> Position {
     Position { epoch: Epoch::parse(given.epoch).unwrap_or(Epoch(0)), offset: given.offset }
+}
+
+/// A message with a `messageId` that waits to be stored.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    room: RoomId,
+    message_id: Box<str>,
+    since: u32,
 }
 
 /// A `room_history` request.
@@ -48,8 +63,18 @@ impl Shard {
         room: RoomId,
         frame: &Bytes,
         message_id: Option<&str>,
+        now: Now,
     ) -> Result<Outcome, Refused> {
         let to = home::of_room(room.as_str(), self.mesh.shards());
+        let awaited = message_id.map(|message_id| Awaited {
+            room: room.clone(),
+            message_id: message_id.into(),
+            since: now.ms(),
+        });
+        let waiting = self.session_of(id).and_then(|session| session.unsettled.as_ref());
+        if waiting.is_some_and(|unsettled| unsettled.awaited.len() >= limits::AWAITED_ACKS) {
+            return Err(BUSY);
+        }
         let Some(identity) = self.session_of(id).and_then(|session| session.identity.as_ref()) else {
             return Ok(Outcome::Done);
         };
@@ -61,6 +86,9 @@ impl Shard {
             event: frame::payload(frame),
         });
         self.submit(store, to)?;
+        if let (Some(session), Some(awaited)) = (self.session_of(id), awaited) {
+            session.unsettled().awaited.push_back(awaited);
+        }
         Ok(Outcome::Later)
     }
 
@@ -90,7 +118,8 @@ impl Shard {
             self.archive.append(&room, name, now.since_start_ms, |offset| event::numbered(text, offset));
         let offset = match appended {
             Appended::New(offset, frame) => {
-                self.hand_out(&room, sender, &frame);
+                let position = self.archive.position(&room, now.since_start_ms);
+                self.hand_out(&room, sender, &frame, position);
                 offset
             }
             Appended::Repeated(offset) => offset,
@@ -99,12 +128,14 @@ impl Shard {
         self.mesh.send(asker.connection.shard, Envelope::Stored { room, asker, outcome });
     }
 
-    fn hand_out(&mut self, room: &RoomId, sender: Option<ConnectionId>, frame: &Bytes) {
+    /// Sends a numbered message to the shards with members. One that has missed a message gets none until it has
+    /// been told where the room stands, so that what comes after that has no gap.
+    fn hand_out(&mut self, room: &RoomId, sender: Option<ConnectionId>, frame: &Bytes, position: Position) {
         let Some(home) = self.homes.get(room.as_str()) else { return };
         for shard in home.route.shards() {
             let envelope = Envelope::RoomFrame { room: room.clone(), sender, frame: frame.clone() };
-            if !self.mesh.offer(shard, envelope) {
-                self.mesh.lost(shard, room);
+            if self.mesh.is_lossy(shard, room) || !self.mesh.offer(shard, envelope) {
+                self.mesh.lost(shard, room, Some(position));
                 self.cells.mesh_dropped.add(1);
             }
         }
@@ -117,6 +148,9 @@ impl Shard {
             return;
         }
         let message_id = asker.message_id.as_deref();
+        if message_id.is_some_and(|message_id| !self.take_awaited(asker.connection, room, message_id)) {
+            return;
+        }
         match (outcome, message_id) {
             (StoreOutcome::Stored(offset), Some(message_id)) => {
                 let ack = event::message_ack(message_id, Some(room.as_str()), Some(offset));
@@ -128,10 +162,35 @@ impl Shard {
                 self.error(slot, code, message, message_id, retry);
             }
             (StoreOutcome::Timeout, _) => {
-                let message =
-                    "whether the message was stored is not known: send it again with the same messageId";
-                self.error(slot, ErrorCode::Timeout, message, message_id, Some(1000));
+                self.error(slot, ErrorCode::Timeout, UNKNOWN, message_id, Some(1000));
             }
+        }
+    }
+
+    /// Whether the connection still waits for this ack; it does so no more.
+    fn take_awaited(&mut self, id: ConnectionId, room: &RoomId, message_id: &str) -> bool {
+        let Some(session) = self.session_of(id) else { return false };
+        let Some(unsettled) = &mut session.unsettled else { return false };
+        let is_it = |awaited: &Awaited| &*awaited.message_id == message_id && awaited.room == *room;
+        let Some(place) = unsettled.awaited.iter().position(is_it) else { return false };
+        unsettled.awaited.remove(place);
+        session.settle();
+        true
+    }
+
+    /// Gives up the acks that the connection has waited for too long.
+    pub(super) fn look_at_awaited(&mut self, id: ConnectionId, now: Now) {
+        let redis = self.settings().redis.as_ref().map_or(0, |redis| redis.timeout.as_millis() as u32);
+        let most = ACK_MS.saturating_add(redis);
+        while let Some(session) = self.session_of(id)
+            && let Some(unsettled) = &mut session.unsettled
+            && let Some(oldest) = unsettled.awaited.front()
+            && now.ms().wrapping_sub(oldest.since) >= most
+        {
+            let late = unsettled.awaited.pop_front();
+            session.settle();
+            let message_id = late.as_ref().map(|late| &*late.message_id);
+            self.error(id.slot, ErrorCode::Timeout, UNKNOWN, message_id, Some(1000));
         }
     }
 
@@ -162,6 +221,18 @@ impl Shard {
         self.settings().outbox_bytes / RECOVERY_SHARE
     }
 
+    /// Bytes of past messages that one reply may have now: a client that reads is not closed for what it is given to
+    /// catch up.
+    fn replay_bytes(&self, slot: u32) -> usize {
+        self.recovery_bytes().saturating_sub(self.outboxes.bytes(slot))
+    }
+
+    /// What was missed, unless it is more than the connection can take now.
+    pub(super) fn fitting(&self, slot: u32, frames: Vec<Bytes>) -> Result<Vec<Bytes>, NotRecovered> {
+        let bytes: usize = frames.iter().map(Bytes::len).sum();
+        if bytes > 0 && bytes > self.replay_bytes(slot) { Err(NotRecovered::TooMuch) } else { Ok(frames) }
+    }
+
     /// `room_history`: whoever has the right may read, member or not.
     pub(super) fn read_history(
         &mut self,
@@ -180,8 +251,7 @@ impl Shard {
         let (since, reverse) = (excerpt.since.map(position), excerpt.reverse);
         let asker = Asker { connection: id, message_id: message_id.map(Into::into) };
         let question = Question::History { since, limit, reverse };
-        self.ask(Asked { room, asker, question, since: now.ms() });
-        Ok(Outcome::Later)
+        self.ask(Asked { room, asker, question, since: now.ms() })
     }
 
     /// As the room's home: reads, or has the uplink read.
@@ -219,7 +289,7 @@ impl Shard {
             let message = "the history cannot be read now: try again";
             return self.error(slot, ErrorCode::Unavailable, message, message_id, Some(1000));
         };
-        let most = self.recovery_bytes();
+        let most = self.replay_bytes(slot);
         let mut bytes = 0;
         // What does not fit into one reply is for the next page.
         let fitting = page.frames.iter().take_while(|frame| {
@@ -227,6 +297,11 @@ impl Shard {
             bytes <= most
         });
         let fitting = fitting.count();
+        if fitting == 0 && !page.frames.is_empty() {
+            // An empty page would say that there is nothing more.
+            let Refused(code, message, retry) = BUSY;
+            return self.error(slot, code, message, message_id, retry);
+        }
         let epoch = page.position.epoch.to_string();
         let position = decode::Position { epoch: &epoch, offset: page.position.offset };
         let reply = event::room_history(room.as_str(), position, &page.frames[..fitting], message_id);

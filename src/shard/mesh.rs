@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 
-use hashbrown::HashSet;
+use hashbrown::HashMap;
 
 use super::envelope::Envelope;
 use super::outlet::Outlet;
 use crate::identity::{RoomId, ShardId};
+use crate::room::history::Position;
 
 /// Rooms per peer whose members are told to resync one by one; above it, all rooms are.
 const LOSSY_ROOMS: usize = 1024;
@@ -17,7 +18,8 @@ pub const BACKLOG: usize = 100_000;
 #[derive(Debug)]
 struct Peer {
     outlet: Outlet<Envelope>,
-    lossy: HashSet<RoomId>,
+    /// Where each stood when a frame of it was dropped last, if it has a history.
+    lossy: HashMap<RoomId, Option<Position>>,
     all_lossy: bool,
 }
 
@@ -33,7 +35,7 @@ pub struct Mesh {
 impl Mesh {
     /// A mesh for shard `me`; `outlets` has one entry per shard, `None` for itself.
     pub fn new(me: ShardId, outlets: Vec<Option<Outlet<Envelope>>>) -> Self {
-        let peer = |outlet| Peer { outlet, lossy: HashSet::new(), all_lossy: false };
+        let peer = |outlet| Peer { outlet, lossy: HashMap::new(), all_lossy: false };
         Self {
             me,
             peers: outlets.into_iter().map(|outlet| outlet.map(peer)).collect(),
@@ -72,14 +74,20 @@ impl Mesh {
     }
 
     /// A frame of the room was dropped on the way to `to`: its members there are told as soon as the
-    /// queue has room.
-    pub fn lost(&mut self, to: ShardId, room: &RoomId) {
+    /// queue has room, with `position` as where the room goes on from.
+    pub fn lost(&mut self, to: ShardId, room: &RoomId, position: Option<Position>) {
         let Some(peer) = &mut self.peers[to.index()] else { return };
-        if peer.lossy.len() < LOSSY_ROOMS {
-            peer.lossy.insert(room.clone());
+        if peer.lossy.len() < LOSSY_ROOMS || peer.lossy.contains_key(room) {
+            peer.lossy.insert(room.clone(), position);
         } else {
             peer.all_lossy = true;
         }
+    }
+
+    /// Whether a frame of the room was dropped on the way to `to`, and its members there have not been told.
+    pub fn is_lossy(&self, to: ShardId, room: &RoomId) -> bool {
+        let peer = self.peers[to.index()].as_ref();
+        peer.is_some_and(|peer| !peer.lossy.is_empty() && peer.lossy.contains_key(room))
     }
 
     /// Whether a peer is so far behind that new control traffic should be refused.
@@ -107,14 +115,9 @@ impl Mesh {
             }
             if !peer.lossy.is_empty() {
                 let outlet = &mut peer.outlet;
-                peer.lossy.retain(|room| {
-                    outlet
-                        .offer(Envelope::RoomResync {
-                            room: Some(room.clone()),
-                            reason: REASON,
-                            position: None,
-                        })
-                        .is_err()
+                peer.lossy.retain(|room, position| {
+                    let (room, position) = (Some(room.clone()), *position);
+                    outlet.offer(Envelope::RoomResync { room, reason: REASON, position }).is_err()
                 });
             }
             peer.outlet.flush();
@@ -125,6 +128,7 @@ impl Mesh {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::room::history::Epoch;
     use crate::shard::outlet::Waker;
 
     fn room(name: &str) -> RoomId {
@@ -138,14 +142,18 @@ mod tests {
         let frame = || Envelope::RoomFrame { room: room("r"), sender: None, frame: bytes::Bytes::new() };
         assert!(mesh.offer(ShardId(1), frame()));
         assert!(!mesh.offer(ShardId(1), frame()));
-        mesh.lost(ShardId(1), &room("r"));
+        let position = Some(Position { epoch: Epoch(1), offset: 7 });
+        mesh.lost(ShardId(1), &room("r"), position);
+        assert!(mesh.is_lossy(ShardId(1), &room("r")) && !mesh.is_lossy(ShardId(1), &room("q")));
         mesh.flush();
         assert!(matches!(inbox.try_recv(), Ok(Envelope::RoomFrame { .. })));
         assert!(inbox.try_recv().is_err());
         mesh.flush();
         assert!(
-            matches!(inbox.try_recv(), Ok(Envelope::RoomResync { room: Some(lossy), .. }) if lossy == room("r"))
+            matches!(inbox.try_recv(), Ok(Envelope::RoomResync { room: Some(lossy), position: told, .. })
+                if lossy == room("r") && told == position)
         );
+        assert!(!mesh.is_lossy(ShardId(1), &room("r")));
         mesh.flush();
         assert!(inbox.try_recv().is_err(), "told once");
     }

@@ -51,8 +51,8 @@ pub(super) struct Wish<'a> {
     pub(super) echo: bool,
     pub(super) want_members: bool,
     pub(super) since: Option<Position>,
-    /// Whether it is one room of a `resume`, which answers for all of them.
-    pub(super) resume: bool,
+    /// The number of the `resume` that it is one room of.
+    pub(super) resume: Option<u32>,
 }
 
 impl Shard {
@@ -148,10 +148,10 @@ impl Shard {
             }
             Command::JoinRoom { room, since, members, echo } => {
                 let since = since.map(history::position);
-                let wish = Wish { room, echo: *echo, want_members: *members, since, resume: false };
+                let wish = Wish { room, echo: *echo, want_members: *members, since, resume: None };
                 return self.join(id, &wish, message_id, now);
             }
-            Command::Resume { rooms } => return self.resume(id, rooms, message_id, now),
+            Command::Resume { rooms } => return Ok(self.resume(id, rooms, message_id, now)),
             Command::LeaveRoom { room } => return self.leave(id, room, message_id),
             Command::RoomMessage { room, data } => return self.publish(id, room, data, message_id, now),
             Command::UserMessage { target, data } => self.message_user(id, target, data, message_id, now)?,
@@ -386,7 +386,7 @@ impl Shard {
         });
         if slice.history {
             let room = slice.room.clone();
-            return self.store(id, room, &frame, message_id);
+            return self.store(id, room, &frame, message_id, now);
         }
         if let Some(uplink) = &self.uplink {
             if uplink.state == LinkState::Down {
@@ -411,7 +411,7 @@ impl Shard {
             let envelope =
                 Envelope::RoomFrame { room: slice.room.clone(), sender: None, frame: frame.clone() };
             if !self.mesh.offer(shard, envelope) {
-                self.mesh.lost(shard, &slice.room);
+                self.mesh.lost(shard, &slice.room, None);
                 self.cells.mesh_dropped.add(1);
             }
         }
@@ -495,8 +495,7 @@ impl Shard {
         self.may(id, RoomRight::Members, room)?;
         let room = self.directory.slice(membership.slice).room.clone();
         let asker = Asker { connection: id, message_id: message_id.map(Into::into) };
-        self.ask(Asked { room, asker, question: Question::Members, since: now.ms() });
-        Ok(Outcome::Later)
+        self.ask(Asked { room, asker, question: Question::Members, since: now.ms() })
     }
 }
 

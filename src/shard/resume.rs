@@ -1,5 +1,6 @@
-//! `resume`: after a reconnect, many rooms are joined by one message.
+//! A client that comes back: one `resume` joins many rooms, each is answered for, and a last reply sums it up.
 
+use super::history::position;
 use super::requests::{Outcome, Refused, Wish};
 use super::{Now, Shard};
 use crate::command::decode::ResumedRoom;
@@ -7,104 +8,107 @@ use crate::command::event::{self, NotResumed};
 use crate::command::rejection::ErrorCode;
 use crate::identity::{ConnectionId, RoomId};
 
-/// A `resume` whose joins are under way.
-#[derive(Debug, Default)]
+/// A `resume` of which not every room has been answered for.
+#[derive(Debug)]
 pub(super) struct Resuming {
-    message_id: Option<Box<str>>,
-    /// Rooms whose join is not answered yet.
+    /// Tells it from others of the same connection.
+    number: u32,
     waiting: usize,
     joined: Vec<RoomId>,
     failed: Vec<NotResumed>,
+    message_id: Option<Box<str>>,
 }
 
 impl Shard {
-    /// Joins each of `rooms`; the reply follows the last `room_joined`.
     pub(super) fn resume(
         &mut self,
         id: ConnectionId,
         rooms: &[ResumedRoom<'_>],
         message_id: Option<&str>,
         now: Now,
-    ) -> Result<Outcome, Refused> {
-        let limit = self.settings().max_rooms_per_connection;
-        if rooms.len() > limit {
-            let message = "rooms names more rooms than a connection may be in";
-            return Err((ErrorCode::TooManyRooms, message).into());
+    ) -> Outcome {
+        let Some(session) = self.session_of(id) else { return Outcome::Done };
+        if let Some(joining) = rooms.iter().find_map(|wish| {
+            let joining = session.joining(wish.room)?;
+            Some(joining.room.clone())
+        }) {
+            return Outcome::Park(joining);
         }
-        let Some(session) = self.session_of(id) else { return Ok(Outcome::Done) };
-        if session.unsettled().resuming.is_some() {
-            return Err((ErrorCode::InvalidMessage, "a resume is under way: wait for resumed").into());
-        }
-        let mut resuming = Resuming { message_id: message_id.map(Into::into), ..Resuming::default() };
+        let resumes = &mut session.unsettled().resumes;
+        let number = resumes.last().map_or(0, |resume| resume.number.wrapping_add(1));
+        resumes.push(Resuming {
+            number,
+            waiting: rooms.len(),
+            joined: Vec::new(),
+            failed: Vec::new(),
+            message_id: message_id.map(Into::into),
+        });
         for wanted in rooms {
             let wish = Wish {
                 room: wanted.room,
                 echo: wanted.echo,
                 want_members: wanted.members,
-                since: wanted.since.map(super::history::position),
-                resume: true,
+                since: wanted.since.map(position),
+                resume: Some(number),
             };
             match self.join(id, &wish, None, now) {
-                Ok(Outcome::Park(_)) => resuming.fail(
-                    wanted.room,
-                    ErrorCode::InvalidMessage,
-                    "the room is being joined already: name it once",
-                ),
-                Ok(_) => resuming.waiting += 1,
-                Err(Refused(code, message, _)) => resuming.fail(wanted.room, code, message),
+                Ok(Outcome::Park(_)) => {
+                    let message = "the room is named twice: name it once";
+                    self.not_resumed(id, number, wish.room, ErrorCode::InvalidMessage, message);
+                }
+                Ok(_) => {}
+                Err(Refused(code, message, _)) => self.not_resumed(id, number, wish.room, code, message),
             }
         }
-        if let Some(session) = self.session_of(id) {
-            session.unsettled().resuming = Some(Box::new(resuming));
-        }
-        self.finish_resume(id);
-        Ok(Outcome::Later)
+        self.sum_up(id, number);
+        Outcome::Later
     }
 
-    /// A room of a `resume` is joined.
-    pub(super) fn resumed_room(&mut self, id: ConnectionId, room: &RoomId) {
-        if let Some(resuming) = self.resuming(id) {
-            resuming.waiting -= 1;
-            resuming.joined.push(room.clone());
+    fn not_resumed(&mut self, id: ConnectionId, number: u32, room: &str, code: ErrorCode, message: &str) {
+        self.cells.errors.add(1);
+        self.outboxes.push(id.slot, &event::room_error(room, code, message));
+        if let Some(resume) = self.resuming(id, number) {
+            resume.waiting -= 1;
+            resume.failed.push(NotResumed { room: room.into(), code, message: message.into() });
         }
-        self.finish_resume(id);
     }
 
-    /// A room of a `resume` may not be joined, or cannot be now.
+    /// A room of the `resume` may not be joined, or cannot be now.
     pub(super) fn not_resumed_room(
         &mut self,
         id: ConnectionId,
-        room: &RoomId,
+        number: u32,
+        room: &str,
         code: ErrorCode,
         message: &str,
     ) {
-        if let Some(resuming) = self.resuming(id) {
-            resuming.waiting -= 1;
-            resuming.fail(room.as_str(), code, message);
-        }
-        self.finish_resume(id);
+        self.not_resumed(id, number, room, code, message);
+        self.sum_up(id, number);
     }
 
-    fn resuming(&mut self, id: ConnectionId) -> Option<&mut Resuming> {
-        self.session_of(id)?.unsettled.as_mut()?.resuming.as_deref_mut()
+    /// A room of the `resume` has been joined, and the client told.
+    pub(super) fn resumed_room(&mut self, id: ConnectionId, number: u32, room: RoomId) {
+        if let Some(resume) = self.resuming(id, number) {
+            resume.waiting -= 1;
+            resume.joined.push(room);
+        }
+        self.sum_up(id, number);
     }
 
-    /// Replies once every room has been answered.
-    fn finish_resume(&mut self, id: ConnectionId) {
-        if self.resuming(id).is_none_or(|resuming| resuming.waiting > 0) {
-            return;
-        }
+    fn resuming(&mut self, id: ConnectionId, number: u32) -> Option<&mut Resuming> {
+        let unsettled = self.session_of(id)?.unsettled.as_mut()?;
+        unsettled.resumes.iter_mut().find(|resume| resume.number == number)
+    }
+
+    /// Sends the last reply once every room has been answered for.
+    fn sum_up(&mut self, id: ConnectionId, number: u32) {
         let Some(session) = self.session_of(id) else { return };
-        let Some(resuming) = session.unsettled().resuming.take() else { return };
+        let Some(unsettled) = &mut session.unsettled else { return };
+        let is_complete = |resume: &Resuming| resume.number == number && resume.waiting == 0;
+        let Some(place) = unsettled.resumes.iter().position(is_complete) else { return };
+        let Resuming { joined, failed, message_id, .. } = unsettled.resumes.remove(place);
         session.settle();
-        let joined = resuming.joined.iter().map(RoomId::as_str);
-        let reply = event::resumed(joined, &resuming.failed, resuming.message_id.as_deref());
+        let reply = event::resumed(joined.iter().map(RoomId::as_str), &failed, message_id.as_deref());
         self.outboxes.push(id.slot, &reply);
-    }
-}
-
-impl Resuming {
-    fn fail(&mut self, room: &str, code: ErrorCode, message: &str) {
-        self.failed.push(NotResumed { room: room.into(), code, message: message.into() });
     }
 }

@@ -1,10 +1,12 @@
 //! One connection's state, small enough to have a hundred thousand of them.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
 use super::Now;
+use super::history::Awaited;
 use super::resume::Resuming;
 use crate::accept::api::Call;
 use crate::codec::message::Decoder;
@@ -42,8 +44,8 @@ pub(super) struct Joining {
     pub(super) want_members: bool,
     /// Where the client stopped reading, if it wants what it has missed.
     pub(super) since: Option<Position>,
-    /// Whether it is one room of a `resume`.
-    pub(super) resume: bool,
+    /// The number of the `resume` that it is one room of.
+    pub(super) resume: Option<u32>,
     /// When the home shard was last asked, in ms.
     pub(super) asked_at: u32,
     /// Messages about this room that came meanwhile; they are handled once the join is answered.
@@ -78,12 +80,27 @@ pub(super) struct Unsettled {
     pub(super) peer: Option<IpAddr>,
     /// Whether a header of the PROXY protocol is still to come.
     pub(super) prefaced: bool,
-    /// A `resume` whose rooms are not all joined yet.
-    pub(super) resuming: Option<Box<Resuming>>,
+    /// Each `resume` whose rooms are not all joined yet.
+    pub(super) resumes: Vec<Resuming>,
+    /// Messages that wait for their ack, oldest first.
+    pub(super) awaited: VecDeque<Awaited>,
     /// The `authenticate` message that waits for the user to be attached.
     pub(super) authenticating: Option<Option<Box<str>>>,
     /// The request whose body is being read into `early`.
     pub(super) request: Option<Call>,
+}
+
+impl Unsettled {
+    fn is_empty(&self) -> bool {
+        // Who the peer is matters until the upgrade only.
+        let Self { early, joining, authenticating, resumes, awaited, request, .. } = self;
+        early.is_empty()
+            && joining.is_empty()
+            && authenticating.is_none()
+            && resumes.is_empty()
+            && awaited.is_empty()
+            && request.is_none()
+    }
 }
 
 /// One connection.
@@ -158,12 +175,7 @@ impl Session {
 
     /// Frees what is not needed any more.
     pub(super) fn settle(&mut self) {
-        if self.unsettled.as_ref().is_some_and(|unsettled| {
-            unsettled.early.is_empty()
-                && unsettled.joining.is_empty()
-                && unsettled.authenticating.is_none()
-                && unsettled.resuming.is_none()
-        }) {
+        if self.unsettled.as_ref().is_some_and(|unsettled| unsettled.is_empty()) {
             self.unsettled = None;
         }
     }

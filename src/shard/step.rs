@@ -249,6 +249,7 @@ impl Shard {
         }
         let mut list = members.as_deref().map(listed);
         let epoch = history.map(|position| position.epoch.to_string()).unwrap_or_default();
+        let recovery = recovery.and_then(|frames| self.fitting(id.slot, frames));
         let recovery = recovery.as_deref().map_err(|reason| reason.as_str());
         let reply = event::room_joined(event::RoomJoined {
             room: room.as_str(),
@@ -259,8 +260,8 @@ impl Shard {
             message_id: joining.message_id.as_deref(),
         });
         self.outboxes.push(id.slot, &reply);
-        if joining.resume {
-            self.resumed_room(id, &room);
+        if let Some(number) = joining.resume {
+            self.resumed_room(id, number, room);
         }
         for text in joining.parked {
             if self.session_of(id).is_none_or(|session| session.phase != Phase::Open) {

@@ -5,6 +5,7 @@
 
 use super::envelope::{Asker, Envelope, ReadHistory};
 use super::mesh::Mesh;
+use super::requests::{BUSY, Outcome, Refused};
 use super::session::Phase;
 use super::{Action, Now, Shard, api, home, key};
 use crate::accept::http;
@@ -14,6 +15,7 @@ use crate::codec::frame;
 use crate::command::event;
 use crate::command::rejection::ErrorCode;
 use crate::identity::{ConnectionId, RoomId};
+use crate::limits;
 use crate::room::history::Position;
 
 /// Milliseconds between ticks.
@@ -116,6 +118,7 @@ impl Shard {
         let id = session.id;
         self.retry_joins(id, now);
         self.watch_expiry(id, now);
+        self.look_at_awaited(id, now);
         if unauthenticated && in_phase >= authentication {
             self.close(slot, CloseCode::AuthenticationTimeout, "send authenticate with a token in time", now);
         } else if silent >= patience {
@@ -197,9 +200,16 @@ impl Shard {
     }
 
     /// Asks the room's home, and waits for its answer.
-    pub(super) fn ask(&mut self, asked: Asked) {
+    ///
+    /// # Errors
+    /// When too many wait already.
+    pub(super) fn ask(&mut self, asked: Asked) -> Result<Outcome, Refused> {
+        if self.asked.len() >= limits::OPEN_QUESTIONS {
+            return Err(BUSY);
+        }
         put(&mut self.mesh, &asked);
         self.asked.push(asked);
+        Ok(Outcome::Later)
     }
 
     /// Whether the answer was still waited for.

@@ -67,6 +67,34 @@ fn every_message_is_understood() {
 }
 
 #[test]
+fn a_resume_has_a_wish_for_each_room() {
+    let since = Some(Position { epoch: "e", offset: 7 });
+    let first = ResumedRoom { room: "a", since, members: false, echo: true };
+    let second = ResumedRoom { room: "b", since: None, members: true, echo: false };
+    expect(
+        r#"{"type":"resume","messageId":"m","rooms":[{"roomId":"a","since":{"epoch":"e","offset":7},"echo":true},
+            {"roomId":"b","members":true,"x":[{}]}]}"#,
+        Some("m"),
+        Command::Resume { rooms: vec![first, second] },
+    );
+    expect(r#"{"type":"resume","rooms":[]}"#, None, Command::Resume { rooms: vec![] });
+    let code = ErrorCode::InvalidMessage;
+    refuse(r#"{"type":"resume"}"#, code, None, "rooms is missing: it must be a list");
+    refuse(r#"{"type":"resume","rooms":{}}"#, code, None, "rooms is an object: it must be a list");
+    refuse(r#"{"type":"resume","rooms":["a"]}"#, code, None, "an entry of rooms is a string");
+    refuse(r#"{"type":"resume","rooms":[{}]}"#, code, None, "roomId is missing");
+    let twice = r#"{"type":"resume","rooms":[{"roomId":"b"},{"roomId":"a"},{"roomId":"b"}]}"#;
+    refuse(twice, code, None, "rooms has \"b\" twice: name each room once");
+    refuse(r#"{"type":"resume","rooms":[{"roomId":"a b"}]}"#, ErrorCode::InvalidRoom, None, "1 to 128 bytes");
+    let many = |count: usize| {
+        let rooms: Vec<_> = (0..count).map(|number| format!(r#"{{"roomId":"{number}"}}"#)).collect();
+        format!(r#"{{"type":"resume","rooms":[{}]}}"#, rooms.join(","))
+    };
+    assert!(decode(&many(limits::RESUME_ROOMS), &mut Scratch::default()).is_ok());
+    refuse(&many(limits::RESUME_ROOMS + 1), code, None, "at most 1024 in one resume");
+}
+
+#[test]
 fn unknown_fields_are_ignored_and_server_fields_cannot_be_forged() {
     expect(
         r#"{"type":"room_message","senderId":"admin","timestamp":1,"roomId":"r","data":{"senderId":"x"},"z":[{}]}"#,

@@ -185,6 +185,10 @@ fn errors_carry_every_code() {
         "internal",
     ];
     assert_eq!(ErrorCode::ALL.map(ErrorCode::as_str), documented);
+    assert_eq!(
+        json(&room_error("r", ErrorCode::Forbidden, "no")),
+        r#"{"type":"error","code":"forbidden","message":"no","roomId":"r"}"#
+    );
     let frame = error(ErrorCode::Internal, "x", None, None);
     assert_eq!(json(&frame), r#"{"type":"error","code":"internal","message":"x"}"#);
 }
