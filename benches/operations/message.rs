@@ -66,7 +66,7 @@ impl Message {
     fn finish_turn(&mut self) {
         self.shard.finish_turn(NOW);
         self.shard.take_actions();
-        self.shard.outboxes().flush(1, |slot, batch| {
+        self.shard.outboxes().flush(1, usize::MAX, |slot, batch| {
             self.in_flight.push((slot, batch));
             Ok(())
         });

@@ -1,5 +1,7 @@
 //! What waits to be sent to each connection: bounded, and gathered into one batch per flush.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use crate::ring::{COPY_UP_TO, Segment, SendBatch};
@@ -57,7 +59,10 @@ struct Outbox {
 #[derive(Debug)]
 pub struct Outboxes {
     boxes: Vec<Outbox>,
+    /// Slots with something to send since the last flush.
     dirty: Vec<u32>,
+    /// Dirty slots that earlier flushes had no room for.
+    late: VecDeque<u32>,
     overflowed: Vec<u32>,
     /// Boxed, because the ring keeps a batch where it is while the kernel reads it.
     batches: Pool<Box<SendBatch>>,
@@ -71,6 +76,7 @@ impl Outboxes {
         Self {
             boxes: Vec::new(),
             dirty: Vec::new(),
+            late: VecDeque::new(),
             overflowed: Vec::new(),
             batches: Pool::new(),
             chunks: Pool::new(),
@@ -143,7 +149,7 @@ impl Outboxes {
 
     /// Whether anything is to be flushed.
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !(self.dirty.is_empty() && self.late.is_empty())
     }
 
     /// Slots whose outbox has overflowed since the last call.
@@ -151,28 +157,48 @@ impl Outboxes {
         std::mem::take(&mut self.overflowed)
     }
 
-    /// Hands the batch of every connection that has none under way to `send`, which returns a batch
-    /// that it cannot take. `now` in ms.
+    /// Hands the batches of up to `most` dirty connections to `send`, which returns a batch that it cannot
+    /// take. `now` in ms.
+    ///
+    /// Connections that became dirty since the last flush come first, those that had to wait then get what is left,
+    /// and half of it for certain: a room of thousands delays the others by a part of its sends, not by all of them.
     pub fn flush(
         &mut self,
         now: u32,
+        most: usize,
         mut send: impl FnMut(u32, Box<SendBatch>) -> Result<(), Box<SendBatch>>,
     ) {
         let mut dirty = std::mem::take(&mut self.dirty);
-        for slot in dirty.drain(..) {
-            let outbox = &mut self.boxes[slot as usize];
-            outbox.dirty = false;
-            if outbox.in_flight > 0 {
-                continue;
-            }
-            let Some(batch) = outbox.queue.take() else { continue };
-            (outbox.in_flight, outbox.since) = (batch.bytes(), now);
-            if let Err(batch) = send(slot, batch) {
-                self.boxes[slot as usize].in_flight = 0;
-                self.recycle(batch);
-            }
+        let reserved = self.late.len().min(most / 2);
+        let new = dirty.len().min(most - reserved);
+        let late = self.late.len().min(most - new);
+        dirty[..new].iter().for_each(|slot| self.flush_one(*slot, now, &mut send));
+        for _ in 0..late {
+            let Some(slot) = self.late.pop_front() else { break };
+            self.flush_one(slot, now, &mut send);
         }
+        self.late.extend(dirty.drain(..).skip(new));
         self.dirty = dirty;
+    }
+
+    #[inline]
+    fn flush_one(
+        &mut self,
+        slot: u32,
+        now: u32,
+        send: &mut impl FnMut(u32, Box<SendBatch>) -> Result<(), Box<SendBatch>>,
+    ) {
+        let outbox = &mut self.boxes[slot as usize];
+        outbox.dirty = false;
+        if outbox.in_flight > 0 {
+            return;
+        }
+        let Some(batch) = outbox.queue.take() else { return };
+        (outbox.in_flight, outbox.since) = (batch.bytes(), now);
+        if let Err(batch) = send(slot, batch) {
+            self.boxes[slot as usize].in_flight = 0;
+            self.recycle(batch);
+        }
     }
 
     /// The ring has finished with a batch of the slot.
@@ -230,7 +256,7 @@ mod tests {
 
     fn flushed(outboxes: &mut Outboxes) -> Vec<(u32, Vec<u8>, Box<SendBatch>)> {
         let mut sends = Vec::new();
-        outboxes.flush(0, |slot, mut batch| {
+        outboxes.flush(0, usize::MAX, |slot, mut batch| {
             let segments: Vec<_> = batch.drain().collect();
             let bytes = segments.iter().flat_map(|segment| segment.as_slice().to_vec()).collect();
             segments.into_iter().for_each(|segment| batch.push(segment));
@@ -256,6 +282,49 @@ mod tests {
             [(0, &expected), (1, &b"z".to_vec())]
         );
         assert!(!outboxes.is_dirty());
+    }
+
+    #[test]
+    fn a_flush_serves_newcomers_first_and_keeps_half_for_those_who_wait() {
+        let mut outboxes = Outboxes::new(100);
+        (0..12).for_each(|slot| outboxes.open(slot));
+        let mark = |outboxes: &mut Outboxes, slots: std::ops::Range<u32>| {
+            slots.for_each(|slot| outboxes.push(slot, &Bytes::from_static(b"x")));
+        };
+        let flush = |outboxes: &mut Outboxes| {
+            let mut slots = Vec::new();
+            outboxes.flush(0, 4, |slot, batch| {
+                slots.push(slot);
+                drop(batch);
+                Ok(())
+            });
+            slots
+        };
+        mark(&mut outboxes, 0..8);
+        assert_eq!(flush(&mut outboxes), [0, 1, 2, 3]);
+        mark(&mut outboxes, 8..9);
+        assert_eq!(flush(&mut outboxes), [8, 4, 5, 6]);
+        mark(&mut outboxes, 9..12);
+        assert_eq!(flush(&mut outboxes), [9, 10, 11, 7]);
+        assert!(!outboxes.is_dirty());
+    }
+
+    #[test]
+    fn newcomers_without_end_do_not_starve_those_who_wait() {
+        let mut outboxes = Outboxes::new(100);
+        (0..80).for_each(|slot| outboxes.open(slot));
+        let mut served = Vec::new();
+        for round in 0..10 {
+            // Twice what a flush takes, each time.
+            (round * 8..round * 8 + 8).for_each(|slot| outboxes.push(slot, &Bytes::from_static(b"x")));
+            outboxes.flush(0, 4, |slot, _| {
+                served.push(slot);
+                Ok(())
+            });
+        }
+        let late: Vec<u32> = served.iter().copied().filter(|slot| slot % 8 >= 4).collect();
+        assert_eq!(served.len(), 40);
+        assert_eq!(late[..4], [4, 5, 6, 7], "the oldest first");
     }
 
     #[test]

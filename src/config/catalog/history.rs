@@ -12,10 +12,10 @@ pub static SETTINGS: &[Setting] = &[
         name: "HISTORY_ROOMS",
         group: History,
         prose: "Rooms whose messages are numbered and kept, so that members can resume; `*` for all.",
-        default: PerMode { serve: "", dev: "*" },
+        default: PerMode { serve: "none", dev: "*" },
         kind: Kind::Text {
             what: "a list of rooms",
-            allowed: "comma-separated room names, `*` at the end of one for all that begin so",
+            allowed: "none, or comma-separated room names; `*` at the end of one for all that begin so",
             set: |d, value| put(&mut d.settings.history.rooms, patterns(value)),
         },
     },
@@ -42,9 +42,9 @@ pub static SETTINGS: &[Setting] = &[
     },
 ];
 
-/// Patterns between commas; an empty list is no room.
+/// Patterns between commas; a room called `none` would have to be given as `none,none`.
 fn patterns(value: &str) -> Option<Vec<RoomPattern>> {
-    if value.trim().is_empty() {
+    if value.trim() == "none" {
         return Some(Vec::new());
     }
     value.split(',').map(|pattern| RoomPattern::parse(pattern.trim())).collect()
