@@ -17,6 +17,7 @@ pub mod accept;
 pub mod codec;
 pub mod command;
 pub mod config;
+pub mod hashing;
 pub mod identity;
 pub mod instance;
 pub mod limits;
@@ -30,3 +31,5 @@ pub mod send;
 pub mod server;
 pub mod shard;
 pub mod uplink;
+#[cfg(test)]
+mod world;

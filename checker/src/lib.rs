@@ -77,6 +77,7 @@ impl Checker {
             Record::Acked { room, message, offset } => {
                 self.sent.get_mut(room, message).acked = Some((at_ms, offset));
             }
+            Record::Doubted { room, message } => self.sent.get_mut(room, message).acked = None,
             Record::Failed { room, message } => self.sent.get_mut(room, message).failed += 1,
             Record::Joined { member, room, echo, position, recovery } => {
                 self.joined(at_ms, (member, room), echo, position, recovery);

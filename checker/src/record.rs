@@ -81,6 +81,14 @@ pub enum Record {
         /// The ack's `offset`.
         offset: Option<u64>,
     },
+    /// The server that acknowledged a message of a room without history has died before it can have told the
+    /// others: it may be lost.
+    Doubted {
+        /// Of the message to this room.
+        room: Room,
+        /// What.
+        message: Message,
+    },
     /// A sender was told that nothing was done: any `error` but `timeout`. Record nothing for `timeout` and
     /// for a connection that ended before the reply: the outcome is unknown then.
     Failed {

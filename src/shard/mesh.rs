@@ -6,6 +6,7 @@ use hashbrown::HashSet;
 
 use super::envelope::Envelope;
 use super::outlet::Outlet;
+use crate::hashing::Hashing;
 use crate::identity::{RoomId, ShardId};
 
 /// Rooms per peer whose members are told to resync one by one; above it, all rooms are.
@@ -17,7 +18,7 @@ pub const BACKLOG: usize = 100_000;
 #[derive(Debug)]
 struct Peer {
     outlet: Outlet<Envelope>,
-    lossy: HashSet<RoomId>,
+    lossy: HashSet<RoomId, Hashing>,
     all_lossy: bool,
 }
 
@@ -33,7 +34,7 @@ pub struct Mesh {
 impl Mesh {
     /// A mesh for shard `me`; `outlets` has one entry per shard, `None` for itself.
     pub fn new(me: ShardId, outlets: Vec<Option<Outlet<Envelope>>>) -> Self {
-        let peer = |outlet| Peer { outlet, lossy: HashSet::new(), all_lossy: false };
+        let peer = |outlet| Peer { outlet, lossy: HashSet::default(), all_lossy: false };
         Self {
             me,
             peers: outlets.into_iter().map(|outlet| outlet.map(peer)).collect(),

@@ -8,6 +8,7 @@ use hashbrown::{HashMap, HashSet};
 use super::batch::{self, Header, Origin, Packer, Sequence};
 use super::channel::{Channel, Channels};
 use super::link::Link;
+use crate::hashing::Hashing;
 use crate::identity::RoomId;
 use crate::metrics::UplinkCells;
 use crate::shard::envelope::{Publication, Target};
@@ -53,7 +54,7 @@ pub struct Publisher {
     bytes: usize,
     numbering: HashMap<RoomId, Numbering>,
     forget_at: Option<Instant>,
-    missed: HashSet<RoomId>,
+    missed: HashSet<RoomId, Hashing>,
     cells: Arc<UplinkCells>,
 }
 
@@ -87,7 +88,7 @@ impl Publisher {
             bytes: 0,
             numbering: HashMap::new(),
             forget_at: None,
-            missed: HashSet::new(),
+            missed: HashSet::default(),
             cells,
         })
     }
