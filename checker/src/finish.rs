@@ -114,13 +114,13 @@ fn nothing_lost(checker: &Checker, end_ms: u64, found: &mut Vec<Violation>) {
     let ended = checker.ended.iter().map(|(member, room, membership)| (*member, *room, membership));
     let inside = checker.inside.iter().map(|(&(member, room), membership)| (member, room, membership));
     for (member, room, membership) in ended.chain(inside) {
-        let Membership { since_ms, until_ms, echo, place, resynced_ms } = membership;
-        let Place::Plain(heard) = place else { continue };
+        let Membership { since_ms, until_ms, calm_ms, echo, place, resynced_ms } = membership;
+        let (Place::Plain(heard), Some(calm_ms)) = (place, calm_ms.or(checker.calm_since)) else { continue };
         let until_ms = (*until_ms).min(end_ms);
         for (message, sent) in checker.sent.of_room_from(room, *since_ms) {
             let own = message.sender == member && !echo;
             let told = resynced_ms.is_some_and(|told| told >= sent.first_ms);
-            let young = until_ms < sent.last_ms + CURRENT_WITHIN_MS;
+            let young = until_ms < sent.last_ms.max(calm_ms).saturating_add(CURRENT_WITHIN_MS);
             if sent.acked.is_some() && !own && !told && !young && !heard.has(message) {
                 found.push(Violation::Lost { room, member, message });
             }

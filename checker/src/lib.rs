@@ -228,6 +228,7 @@ impl Checker {
     fn end(&mut self, at_ms: u64, (member, room): (Member, Room)) {
         if let Some(mut membership) = self.inside.remove(&(member, room)) {
             membership.until_ms = at_ms;
+            membership.calm_ms = Some(self.calm_since.unwrap_or(u64::MAX));
             // A membership of a room with history has been checked message by message.
             if matches!(membership.place, Place::Plain(_)) {
                 self.ended.push((member, room, membership));

@@ -78,6 +78,8 @@ pub(crate) enum Place {
 pub(crate) struct Membership {
     pub(crate) since_ms: u64,
     pub(crate) until_ms: u64,
+    /// When the last fault before the end had ended; nothing before the end, and `u64::MAX` within a fault.
+    pub(crate) calm_ms: Option<u64>,
     pub(crate) echo: bool,
     pub(crate) place: Place,
     /// When the member was last told that it may have missed something.
@@ -92,7 +94,7 @@ impl Membership {
             }
             None => Place::Plain(Heard::default()),
         };
-        Self { since_ms: at_ms, until_ms: u64::MAX, echo, place, resynced_ms: None }
+        Self { since_ms: at_ms, until_ms: u64::MAX, calm_ms: None, echo, place, resynced_ms: None }
     }
 
     pub(crate) fn resynced(&mut self, at_ms: u64, position: Option<Position>) {

@@ -145,7 +145,7 @@ impl Client {
     }
 
     pub(super) fn leave(&mut self, room: Room) {
-        if self.state == State::Open && self.inside.contains(&room) {
+        if self.state == State::Open && self.inside.remove(&room) {
             self.wishes.remove(&room);
             let number = room.0;
             self.say(&format!(r#"{{"type":"leave_room","roomId":"r{number}","messageId":"l{number}"}}"#));
@@ -249,10 +249,7 @@ impl Client {
                 }
             }
             ("room_joined", Some(room)) => self.joined(room, value, notes),
-            ("room_left", Some(room)) => {
-                self.inside.remove(&room);
-                notes.push(Record::Left { member, room });
-            }
+            ("room_left", Some(room)) => notes.push(Record::Left { member, room }),
             ("room_message", Some(room)) => {
                 let offset = value["offset"].as_u64();
                 notes.push(Record::Received { member, room, offset, message: message_of(value) });
