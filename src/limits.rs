@@ -50,6 +50,12 @@ pub const MEMLOCK_BYTES: u64 = 512 * 1024;
 /// large messages costs; with small ones HISTORY_SIZE comes first.
 pub const HISTORY_BYTES: usize = 16 << 20;
 
+/// Milliseconds for which a `messageId` is remembered: long enough for any client to come back and try again.
+pub const REPETITION_MS: u64 = 5 * 60 * 1000;
+
+/// Message ids that are remembered per room: 200 messages per second for those five minutes, some 10 MB at most.
+pub const REPETITIONS: usize = 60_000;
+
 /// The oldest Linux: DEFER_TASKRUN came with 6.1, multishot receive with 6.0.
 pub const KERNEL: (u32, u32) = (6, 1);
 

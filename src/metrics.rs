@@ -58,6 +58,8 @@ pub struct UplinkCells {
     pub garbage_in: Cell,
     /// Gaps noticed in another instance's sequence.
     pub gaps: Cell,
+    /// Stored messages that were not heard and have been read from the history instead.
+    pub filled: Cell,
     /// Publications dropped because the publisher's queue or link could not take them.
     pub publications_dropped: Cell,
     /// Events dropped because a shard's queue was full.
@@ -191,6 +193,7 @@ fn uplink_exposition(text: &mut Exposition<'_>, cells: &UplinkCells) {
     text.counter("redis_foreign_total", "Plain JSON publications of other programs.", cells.foreign_in.get());
     text.counter("redis_garbage_total", "Payloads that were neither batch nor JSON.", cells.garbage_in.get());
     text.counter("redis_gaps_total", "Gaps noticed in other instances' sequences.", cells.gaps.get());
+    text.counter("redis_filled_total", "Stored messages read after a gap.", cells.filled.get());
     text.counter(
         "redis_publications_dropped_total",
         "Events that could not be published.",

@@ -20,6 +20,7 @@ use crate::shard::outlet::{Outlet, Waker};
 use crate::shard::{Shard, UplinkPort};
 use crate::uplink;
 use crate::uplink::driver::{Ports, UplinkHandle};
+use crate::uplink::history::HistoryRules;
 use crate::uplink::registry::Load;
 
 /// Messages that fit between two shards: some milliseconds of a busy shard's traffic.
@@ -167,14 +168,18 @@ impl Uplink {
         let waker = Waker::new().map_err(StartError::Process)?;
         let (commands, ingress) = bounded(COMMAND_QUEUE);
         let (publications, publisher) = bounded(PUBLICATION_QUEUE);
-        let mut shards = Vec::new();
+        let (mut shards, mut answers) = (Vec::new(), Vec::new());
         for (waker, inboxes) in queues.wakers.iter().zip(&mut queues.inboxes) {
             let (outlet, inbox) = Outlet::new(UPLINK_QUEUE, waker.clone());
             shards.push(outlet);
             inboxes.push(inbox);
+            let (outlet, inbox) = Outlet::new(UPLINK_QUEUE, waker.clone());
+            answers.push(outlet);
+            inboxes.push(inbox);
         }
         let ports = Ports {
             shards,
+            answers,
             commands: ingress,
             waker: waker.clone(),
             publications: publisher,
@@ -190,7 +195,12 @@ impl Uplink {
             uptime: started.elapsed(),
             cpu: None,
         };
-        let handle = uplink::driver::start(settings, &instance.id, instance.boot, ports, load, cpu)?;
+        let rules = HistoryRules {
+            settings: instance.settings.history.clone(),
+            // The other half is for what comes while the reply is being sent.
+            reply_bytes: instance.settings.outbox_bytes / 2,
+        };
+        let handle = uplink::driver::start(settings, rules, &instance.id, instance.boot, ports, load, cpu)?;
         Ok(Some(Self { handle, commands, publications, waker }))
     }
 

@@ -11,6 +11,8 @@ use tableforge::shard::envelope::{Asker, Envelope, Join, LinkState, Member, Upli
 use tableforge::shard::outlet::{Outlet, Waker};
 use tableforge::uplink::batch::Origin;
 use tableforge::uplink::delivery::Delivery;
+use tableforge::uplink::following::Following;
+use tableforge::uplink::history::HistoryRules;
 use tableforge::uplink::ingress::{Ingress, PublisherLink};
 use tableforge::uplink::link::{Handshake, Link, LinkError};
 
@@ -37,7 +39,8 @@ fn settings() -> RedisSettings {
 fn ingress(now: Instant) -> (Ingress, Receiver<Envelope>) {
     let (outlet, shard) = Outlet::new(64, Waker::new().unwrap());
     let (origin, cells) = (Origin(1), Arc::new(UplinkCells::default()));
-    let delivery = Delivery::new(origin, vec![outlet], Arc::clone(&cells)).unwrap();
+    let following = Following::new(HistoryRules::none(), 1);
+    let delivery = Delivery::new(origin, vec![outlet], following, Arc::clone(&cells)).unwrap();
     let handshake = Handshake { username: None, password: None, db: 0, name: "t".into() };
     let link = Link::new(handshake, Duration::from_secs(1), 1, now);
     let id = InstanceId::parse("a").unwrap();

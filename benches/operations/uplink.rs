@@ -11,7 +11,7 @@ use super::{Entry, Operation, json_object};
 const EVENT_BYTES: usize = 170;
 
 const HEADER: Header =
-    Header { origin: Origin(0x0123_4567_89AB_CDEF), sequence: Sequence::Follows(7), presence: false };
+    Header { origin: Origin(0x0123_4567_89AB_CDEF), sequence: Sequence::Follows(7), from_script: false };
 
 pub fn entries() -> Vec<Entry> {
     let mut entries = Vec::new();

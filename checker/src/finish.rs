@@ -138,10 +138,16 @@ fn all_current(checker: &Checker, finals: &[Final], found: &mut Vec<Violation>) 
             found.push(Violation::NotCurrent { room, member, at: None, should });
             continue;
         };
-        let (Place::Numbered { epoch: Some(epoch), next: Some(next) }, Some(history)) =
-            (&membership.place, history)
-        else {
-            continue;
+        let (epoch, next, history) = match (&membership.place, history) {
+            (Place::Numbered { epoch: Some(epoch), next: Some(next) }, Some(history)) => {
+                (epoch, next, history)
+            }
+            // It was never told where the room's history stands.
+            (Place::Plain(_), Some(_)) => {
+                found.push(Violation::NotCurrent { room, member, at: None, should });
+                continue;
+            }
+            _ => continue,
         };
         let numbering = checker.stored.numbering(room, *epoch);
         let quiet = |offset| !membership.echo && is_own(checker, room, member, numbering, offset);

@@ -168,6 +168,10 @@ impl Checker {
             self.broken(Violation::Late { room, member, message, ms: waited });
         }
         let Some(membership) = self.inside.get_mut(&(member, room)) else { return };
+        // It came in while the history could not be reached, and was not told where that stands.
+        if offset.is_some() && matches!(&membership.place, Place::Plain(heard) if heard.is_empty()) {
+            membership.place = Place::Numbered { epoch: None, next: None };
+        }
         match (&mut membership.place, offset) {
             (Place::Plain(heard), None) => {
                 if let Err(later) = heard.hear(message) {

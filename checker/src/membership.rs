@@ -50,6 +50,11 @@ impl Heard {
         Err(Some(heard.last))
     }
 
+    /// Whether nothing has come.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.senders.is_empty()
+    }
+
     /// Whether the message has come.
     pub(crate) fn has(&self, message: Message) -> bool {
         self.senders.get(&message.sender).is_some_and(|heard| {
@@ -99,9 +104,10 @@ impl Membership {
 
     pub(crate) fn resynced(&mut self, at_ms: u64, position: Option<Position>) {
         self.resynced_ms = Some(at_ms);
-        if let Place::Numbered { epoch, next } = &mut self.place {
-            *epoch = position.map(|position| position.epoch);
-            *next = position.map(|position| position.offset + 1);
+        let numbered = matches!(self.place, Place::Numbered { .. });
+        if numbered || position.is_some() {
+            let epoch = position.map(|position| position.epoch);
+            self.place = Place::Numbered { epoch, next: position.map(|position| position.offset + 1) };
         }
     }
 }

@@ -116,6 +116,14 @@ pub fn payload(frame: &Bytes) -> Bytes {
     frame.slice(header_bytes(frame)..)
 }
 
+/// The text of a text frame that this module built.
+///
+/// # Panics
+/// If `frame` is not a whole text frame.
+pub fn text_of(frame: &Bytes) -> &str {
+    std::str::from_utf8(payload_slice(frame)).expect("a text frame was made of text")
+}
+
 /// As [`payload`], borrowed.
 pub(super) fn payload_slice(frame: &Bytes) -> &[u8] {
     &frame[header_bytes(frame)..]

@@ -38,6 +38,11 @@ pub enum Command<'a> {
         /// Whether the connection gets its own messages too.
         echo: bool,
     },
+    /// Come into several rooms at once, after a reconnect.
+    Resume {
+        /// The rooms.
+        rooms: Vec<ResumedRoom<'a>>,
+    },
     /// Leave a room.
     LeaveRoom {
         /// The room.
@@ -80,6 +85,19 @@ pub enum Command<'a> {
     },
     /// Ask whether the server is there, and for its time.
     Ping,
+}
+
+/// One room of a `resume`: what `join_room` has too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResumedRoom<'a> {
+    /// The room.
+    pub room: &'a str,
+    /// The last message that the client has seen.
+    pub since: Option<Position<'a>>,
+    /// Whether the reply lists the members.
+    pub members: bool,
+    /// Whether the connection gets its own messages too.
+    pub echo: bool,
 }
 
 /// A place in a room's history.
@@ -162,6 +180,7 @@ fn command<'a>(fields: &Fields<'_, 'a>) -> Result<Command<'a>, Problem> {
             members: fields.flag("members")?,
             echo: fields.flag("echo")?,
         }),
+        "resume" => Ok(Command::Resume { rooms: fields.resumed_rooms()? }),
         "leave_room" => Ok(Command::LeaveRoom { room: fields.room()? }),
         "room_members" => Ok(Command::RoomMembers { room: fields.room()? }),
         "room_history" => Ok(Command::RoomHistory {
@@ -175,7 +194,7 @@ fn command<'a>(fields: &Fields<'_, 'a>) -> Result<Command<'a>, Problem> {
         unknown => Err((
             ErrorCode::UnknownType,
             format!(
-                "type {} is not known: use authenticate, join_room, leave_room, room_message, user_message, \
+                "type {} is not known: use authenticate, join_room, resume, leave_room, room_message, user_message, \
                  global_message, room_members, room_history or ping",
                 document::quote(unknown)
             )
@@ -252,6 +271,26 @@ impl<'a> Fields<'_, 'a> {
         let offset = since.get("offset").ok_or_else(|| missing("since.offset", wanted))?;
         let offset = offset.as_u64().ok_or_else(|| mistyped("since.offset", offset, wanted))?;
         Ok(Some(Position { epoch, offset }))
+    }
+
+    fn resumed_rooms(&self) -> Result<Vec<ResumedRoom<'a>>, Problem> {
+        let wanted = "a list of objects with roomId";
+        let value = self.root.get("rooms").ok_or_else(|| missing("rooms", wanted))?;
+        let items = value.items().ok_or_else(|| mistyped("rooms", value, wanted))?;
+        items
+            .map(|root| {
+                if !root.is_object() {
+                    return Err(mistyped("an entry of rooms", root, "an object with roomId"));
+                }
+                let fields = Fields { document: self.document, root };
+                Ok(ResumedRoom {
+                    room: fields.room()?,
+                    since: fields.since()?,
+                    members: fields.flag("members")?,
+                    echo: fields.flag("echo")?,
+                })
+            })
+            .collect()
     }
 
     fn limit(&self) -> Result<Option<u32>, Problem> {

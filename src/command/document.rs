@@ -154,6 +154,17 @@ impl<'d, 'a> Value<'d, 'a> {
         matches!(self.0.first(), Some(Node::Object { .. }))
     }
 
+    /// The entries of a list, if this is one.
+    pub(super) fn items(self) -> Option<impl Iterator<Item = Value<'d, 'a>>> {
+        let Some(node @ Node::Array { .. }) = self.0.first() else { return None };
+        let mut rest = &self.0[1..=content_nodes(node)];
+        Some(std::iter::from_fn(move || {
+            let (value, after) = rest.split_at(1 + content_nodes(rest.first()?));
+            rest = after;
+            Some(Value(value))
+        }))
+    }
+
     /// What kind of value it is, with its article.
     pub(super) fn kind(self) -> &'static str {
         use simd_json::StaticNode;

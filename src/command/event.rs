@@ -5,8 +5,10 @@
 
 use bytes::Bytes;
 
+use super::decode::Position;
 use super::json::ObjectWriter;
 use super::rejection::ErrorCode;
+use crate::codec::frame::{self, FrameWriter};
 
 /// The version of the client protocol.
 pub const PROTOCOL_VERSION: u64 = 1;
@@ -67,28 +69,94 @@ pub fn authentication_success(user: &str, expires_at_ms: u64, message_id: Option
         .finish()
 }
 
-/// The reply to `join_room`. `members` only if the request asked for them, `recovered` only if it had
-/// a `since`.
-pub fn room_joined(
-    room: &str,
-    member_count: u32,
-    members: Option<&mut dyn ExactSizeIterator<Item = Member<'_>>>,
-    recovered: Option<bool>,
-    message_id: Option<&str>,
-) -> Bytes {
-    let capacity = SMALL + room.len() + members.as_ref().map_or(0, |members| members_capacity(members.len()));
-    let writer = ObjectWriter::new("room_joined", capacity)
+/// The content of [`room_joined`].
+pub struct RoomJoined<'a, 'm> {
+    /// The room.
+    pub room: &'a str,
+    /// How many users are in it.
+    pub member_count: u32,
+    /// All of them, if the request asked for that.
+    pub members: Option<&'a mut dyn ExactSizeIterator<Item = Member<'m>>>,
+    /// Where the room's history stands, if it has one.
+    pub position: Option<Position<'a>>,
+    /// If the request had a `since`: the frames of what was missed, or why they are not given.
+    pub recovery: Option<Result<&'a [Bytes], &'static str>>,
+    /// The request's name.
+    pub message_id: Option<&'a str>,
+}
+
+/// The reply to `join_room`.
+pub fn room_joined(content: RoomJoined<'_, '_>) -> Bytes {
+    let RoomJoined { room, member_count, members, position, recovery, message_id } = content;
+    let missed = recovery.and_then(Result::ok).unwrap_or_default();
+    let listed = members.as_ref().map_or(0, |members| members_capacity(members.len()));
+    let writer = ObjectWriter::new("room_joined", 2 * SMALL + room.len() + listed + total_bytes(missed))
         .string("roomId", room)
         .integer("memberCount", member_count.into());
     let writer = match members {
         Some(members) => writer.objects("members", members.map(member_fields)),
         None => writer,
     };
-    let writer = match recovered {
-        Some(recovered) => writer.raw("recovered", if recovered { "true" } else { "false" }),
+    let writer = with_position(writer, position);
+    let writer = match recovery {
+        Some(Ok(frames)) => writer.raw("recovered", "true").raws("messages", texts(frames)),
+        Some(Err(reason)) => writer.raw("recovered", "false").string("reason", reason),
         None => writer,
     };
     writer.optional_string("messageId", message_id).finish()
+}
+
+fn with_position(writer: ObjectWriter, position: Option<Position<'_>>) -> ObjectWriter {
+    match position {
+        Some(Position { epoch, offset }) => writer.string("epoch", epoch).integer("offset", offset),
+        None => writer,
+    }
+}
+
+fn total_bytes(frames: &[Bytes]) -> usize {
+    frames.iter().map(Bytes::len).sum()
+}
+
+/// The JSON of frames that this module made.
+fn texts(frames: &[Bytes]) -> impl Iterator<Item = &str> {
+    frames.iter().map(frame::text_of)
+}
+
+/// The reply to `room_history`.
+pub fn room_history(room: &str, position: Position<'_>, frames: &[Bytes], message_id: Option<&str>) -> Bytes {
+    let writer = ObjectWriter::new("room_history", SMALL + room.len() + total_bytes(frames));
+    with_position(writer.string("roomId", room), Some(position))
+        .raws("messages", texts(frames))
+        .optional_string("messageId", message_id)
+        .finish()
+}
+
+/// A room that `resume` could not join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotResumed {
+    /// The room.
+    pub room: Box<str>,
+    /// The error's code.
+    pub code: ErrorCode,
+    /// What was wrong and what would be right.
+    pub message: Box<str>,
+}
+
+/// The reply to `resume`, after a `room_joined` for each room that was `joined`.
+pub fn resumed<'a>(
+    joined: impl Iterator<Item = &'a str>,
+    failed: &'a [NotResumed],
+    message_id: Option<&str>,
+) -> Bytes {
+    let failed = failed.iter().map(|failure| {
+        let NotResumed { room, code, message } = failure;
+        [("roomId", Some(&**room)), ("code", Some(code.as_str())), ("message", Some(&**message))]
+    });
+    ObjectWriter::new("resumed", 4 * SMALL)
+        .strings("joined", joined)
+        .objects("failed", failed)
+        .optional_string("messageId", message_id)
+        .finish()
 }
 
 /// The reply to `leave_room`.
@@ -166,6 +234,19 @@ pub fn room_message(message: &RoomMessage<'_>) -> Bytes {
         .finish()
 }
 
+/// `event`, the JSON of a `room_message` without an offset, as the complete frame with one.
+///
+/// # Panics
+/// When `event` is empty.
+pub fn numbered(event: &str, offset: u64) -> Bytes {
+    let mut writer = FrameWriter::with_capacity(event.len() + 32);
+    writer.put(&event[..event.len() - 1]);
+    writer.put(",\"offset\":");
+    writer.put(itoa::Buffer::new().format(offset));
+    writer.put("}");
+    writer.finish()
+}
+
 /// A message to a user.
 pub fn user_message(sender: &str, timestamp_ms: u64, message_id: Option<&str>, data: &str) -> Bytes {
     let capacity = MESSAGE_OVERHEAD + sender.len() + message_id.map_or(0, str::len) + data.len();
@@ -216,12 +297,11 @@ pub fn room_size(room: &str, member_count: u32) -> Bytes {
         .finish()
 }
 
-/// Messages of a room may be lost for good: the client reloads its state.
-pub fn room_resync(room: &str, reason: &str) -> Bytes {
-    ObjectWriter::new("room_resync", SMALL + room.len())
-        .string("roomId", room)
-        .string("reason", reason)
-        .finish()
+/// Messages of a room may be lost for good: the client reloads its state. `position` is where the room's history
+/// goes on from, if it has one.
+pub fn room_resync(room: &str, reason: &str, position: Option<Position<'_>>) -> Bytes {
+    let writer = ObjectWriter::new("room_resync", SMALL + room.len());
+    with_position(writer.string("roomId", room).string("reason", reason), position).finish()
 }
 
 /// Whether the other instances can be reached.

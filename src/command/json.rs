@@ -57,6 +57,34 @@ impl ObjectWriter {
         self
     }
 
+    /// A field whose value is a list of JSON texts, taken over byte for byte.
+    pub(super) fn raws<'a>(mut self, key: &'static str, values: impl Iterator<Item = &'a str>) -> Self {
+        self.key(key);
+        self.frame.put("[");
+        for (place, json) in values.enumerate() {
+            if place > 0 {
+                self.frame.put(",");
+            }
+            self.frame.put(json);
+        }
+        self.frame.put("]");
+        self
+    }
+
+    /// A field whose value is a list of strings.
+    pub(super) fn strings<'a>(mut self, key: &'static str, values: impl Iterator<Item = &'a str>) -> Self {
+        self.key(key);
+        self.frame.put("[");
+        for (place, value) in values.enumerate() {
+            if place > 0 {
+                self.frame.put(",");
+            }
+            put_string(&mut self.frame, value);
+        }
+        self.frame.put("]");
+        self
+    }
+
     /// A field whose value is a list of objects, each a list of fields with string values.
     pub(super) fn objects<'a, const N: usize>(
         mut self,

@@ -36,14 +36,16 @@ pub struct HistorySettings {
     pub size: usize,
     /// Time for which a message is kept.
     pub ttl: Duration,
+    /// Bytes of frames that this process keeps of all rooms.
+    pub memory: usize,
     /// Messages in one page of `room_history` at most.
     pub page: usize,
 }
 
 impl HistorySettings {
     /// No history for any room.
-    pub(super) fn none() -> Self {
-        Self { rooms: Vec::new(), size: 0, ttl: Duration::ZERO, page: 0 }
+    pub fn none() -> Self {
+        Self { rooms: Vec::new(), size: 0, ttl: Duration::ZERO, memory: 0, page: 0 }
     }
 
     /// Whether the room called `name` has history.

@@ -16,6 +16,8 @@ pub struct Slice {
     pub room: RoomId,
     /// Which shards have members of it.
     pub route: Arc<RoomRoute>,
+    /// Whether its messages are numbered and kept.
+    pub history: bool,
     /// Those on this shard, in no order.
     pub members: Vec<SliceMember>,
     /// The latest count of users in the whole cluster that this shard was told.
@@ -79,20 +81,27 @@ impl Directory {
     }
 
     /// Adds a connection to a room that it is not in.
-    pub fn add(&mut self, room: &RoomId, route: &Arc<RoomRoute>, member: SliceMember) -> Membership {
+    pub fn add(
+        &mut self,
+        room: &RoomId,
+        route: &Arc<RoomRoute>,
+        history: bool,
+        member: SliceMember,
+    ) -> Membership {
         let number = match self.by_room.get(room) {
             Some(number) => *number,
-            None => self.insert(room, route),
+            None => self.insert(room, route, history),
         };
         let slice = self.slice_mut(number);
         slice.members.push(member);
         Membership { slice: number, position: slice.members.len() as u32 - 1 }
     }
 
-    fn insert(&mut self, room: &RoomId, route: &Arc<RoomRoute>) -> u32 {
+    fn insert(&mut self, room: &RoomId, route: &Arc<RoomRoute>, history: bool) -> u32 {
         let slice = Slice {
             room: room.clone(),
             route: route.clone(),
+            history,
             members: Vec::new(),
             member_count: 0,
             size_changed: false,
@@ -160,22 +169,26 @@ mod tests {
         let mut directory = Directory::default();
         let room = RoomId::parse("r").unwrap();
         let route = Arc::default();
-        let places: Vec<_> = (0..3).map(|slot| directory.add(&room, &route, member(slot))).collect();
+        let places: Vec<_> = (0..3).map(|slot| directory.add(&room, &route, false, member(slot))).collect();
         let moved = directory.remove(places[0]).unwrap();
         assert_eq!(moved, Moved { slot: 2, from: places[2], to: places[0] });
         assert_eq!(directory.remove(places[1]), None, "the last place moves nobody");
         assert_eq!(directory.slice(places[0].slice).members, [member(2)]);
         assert_eq!(directory.remove(places[0]), None);
         assert_eq!(directory.find("r"), None);
-        assert_eq!(directory.add(&room, &route, member(9)).slice, places[0].slice, "numbers are used again");
+        assert_eq!(
+            directory.add(&room, &route, false, member(9)).slice,
+            places[0].slice,
+            "numbers are used again"
+        );
     }
 
     #[test]
     fn a_resized_room_is_told_once_and_not_after_its_end() {
         let mut directory = Directory::default();
         let route = Arc::default();
-        let first = directory.add(&RoomId::parse("a").unwrap(), &route, member(1));
-        let second = directory.add(&RoomId::parse("b").unwrap(), &route, member(1));
+        let first = directory.add(&RoomId::parse("a").unwrap(), &route, false, member(1));
+        let second = directory.add(&RoomId::parse("b").unwrap(), &route, false, member(1));
         directory.resize(first.slice, 300);
         directory.resize(first.slice, 301);
         directory.resize(second.slice, 400);

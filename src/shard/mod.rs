@@ -6,10 +6,12 @@
 mod connection;
 pub mod driver;
 pub mod envelope;
+mod history;
 pub mod home;
 pub mod mesh;
 pub mod outlet;
 mod requests;
+mod resume;
 mod session;
 mod step;
 mod sweep;
@@ -32,6 +34,7 @@ use crate::identity::{ConnectionId, ShardId, SocketId};
 use crate::instance::Instance;
 use crate::metrics::ShardCells;
 use crate::ring::Key;
+use crate::room::archive::Archive;
 use crate::room::directory::Directory;
 use crate::room::presence::Homes;
 use crate::room::users::{ShardUsers, UserHomes};
@@ -88,6 +91,7 @@ pub struct Shard {
     outboxes: Outboxes,
     directory: Directory,
     homes: Homes,
+    archive: Archive,
     users: ShardUsers,
     user_homes: UserHomes,
     mesh: Mesh,
@@ -113,8 +117,14 @@ impl Shard {
         mesh: Mesh,
         uplink: Option<UplinkPort>,
     ) -> Self {
+        let archive = Archive::new(
+            instance.settings.history.bounds(),
+            instance.settings.history.memory / instance.settings.shards,
+            (u64::from(instance.boot) << 32) ^ (u64::from(id.0) << 24),
+        );
         Self {
             id,
+            archive,
             cells: instance.shards[id.index()].clone(),
             outboxes: Outboxes::new(instance.settings.outbox_bytes),
             instance,

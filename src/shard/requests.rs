@@ -2,8 +2,8 @@
 
 use super::envelope::{Asker, Envelope, Join, LinkState, Member, Publication, Target};
 use super::session::Joining;
-use super::sweep::Asked;
-use super::{Now, Shard, home};
+use super::sweep::{Asked, Question};
+use super::{Now, Shard, history, home};
 use crate::codec::close::CloseCode;
 use crate::codec::forms::Forms;
 use crate::codec::frame;
@@ -15,6 +15,7 @@ use crate::identity::{ConnectionId, RoomId, UserId};
 use crate::permission::RoomRight;
 use crate::room::directory::Membership;
 use crate::room::fanout::fan_out;
+use crate::room::history::Position;
 
 /// Messages in a row that were not valid, after which the client is taken for a broken one.
 const INVALID_MESSAGES: u8 = 10;
@@ -23,11 +24,11 @@ const INVALID_MESSAGES: u8 = 10;
 const LIMITED_MESSAGES: u16 = 1000;
 
 /// A request that fails: the code and the words of the error reply.
-struct Refused(ErrorCode, &'static str, Option<u64>);
+pub(super) struct Refused(pub(super) ErrorCode, pub(super) &'static str, pub(super) Option<u64>);
 
 const FORBIDDEN: Refused = Refused(ErrorCode::Forbidden, "your token does not permit this", None);
 const NOT_IN_ROOM: Refused = Refused(ErrorCode::NotInRoom, "join the room first", None);
-const BUSY: Refused =
+pub(super) const BUSY: Refused =
     Refused(ErrorCode::Unavailable, "the server is overloaded: nothing was done, try again", Some(1000));
 
 impl From<(ErrorCode, &'static str)> for Refused {
@@ -37,7 +38,7 @@ impl From<(ErrorCode, &'static str)> for Refused {
 }
 
 /// How a request was dealt with.
-enum Outcome {
+pub(super) enum Outcome {
     /// It has its reply, or needs none.
     Done,
     /// The reply follows when others have answered.
@@ -47,11 +48,13 @@ enum Outcome {
 }
 
 /// What a `join_room` asks for.
-struct Wish<'a> {
-    room: &'a str,
-    echo: bool,
-    want_members: bool,
-    resumes: bool,
+pub(super) struct Wish<'a> {
+    pub(super) room: &'a str,
+    pub(super) echo: bool,
+    pub(super) want_members: bool,
+    pub(super) since: Option<Position>,
+    /// Whether it is one room of a `resume`, which answers for all of them.
+    pub(super) resume: bool,
 }
 
 impl Shard {
@@ -138,22 +141,25 @@ impl Shard {
                 return Err((ErrorCode::Unauthenticated, "send authenticate with a token first").into());
             }
             Command::JoinRoom { room, since, members, echo } => {
-                let wish = Wish { room, echo: *echo, want_members: *members, resumes: since.is_some() };
+                let since = since.map(history::position);
+                let wish = Wish { room, echo: *echo, want_members: *members, since, resume: false };
                 return self.join(id, &wish, message_id, now);
             }
+            Command::Resume { rooms } => return self.resume(id, rooms, message_id, now),
             Command::LeaveRoom { room } => return self.leave(id, room, message_id),
             Command::RoomMessage { room, data } => return self.publish(id, room, data, message_id, now),
             Command::UserMessage { target, data } => self.message_user(id, target, data, message_id, now)?,
             Command::GlobalMessage { data } => self.message_everyone(id, data, message_id, now)?,
             Command::RoomMembers { room } => return self.list_members(id, room, message_id, now),
-            Command::RoomHistory { .. } => {
-                return Err((ErrorCode::Unavailable, "this room keeps no history").into());
+            Command::RoomHistory { room, since, limit, reverse } => {
+                let excerpt = history::Excerpt { room, since: *since, limit: *limit, reverse: *reverse };
+                return self.read_history(id, &excerpt, message_id, now);
             }
         }
         Ok(Outcome::Done)
     }
 
-    fn may(&mut self, id: ConnectionId, right: RoomRight, room: &str) -> Result<(), Refused> {
+    pub(super) fn may(&mut self, id: ConnectionId, right: RoomRight, room: &str) -> Result<(), Refused> {
         let identity = self.session_of(id).and_then(|session| session.identity.as_ref());
         if identity.is_some_and(|identity| identity.may(right, room)) { Ok(()) } else { Err(FORBIDDEN) }
     }
@@ -209,7 +215,7 @@ impl Shard {
         self.mesh.send(to, Envelope::Detach { shard: self.id, user: user.clone() });
     }
 
-    fn join(
+    pub(super) fn join(
         &mut self,
         id: ConnectionId,
         wish: &Wish<'_>,
@@ -220,6 +226,9 @@ impl Shard {
         self.may(id, RoomRight::Join, wish.room)?;
         if wish.want_members {
             self.may(id, RoomRight::Members, wish.room)?;
+        }
+        if wish.since.is_some() {
+            self.may(id, RoomRight::History, wish.room)?;
         }
         let known = self.directory.find(wish.room);
         let room = RoomId::parse(wish.room).ok_or((ErrorCode::InvalidRoom, "this is no room name"))?;
@@ -243,7 +252,8 @@ impl Shard {
             message_id: message_id.map(Into::into),
             echo: wish.echo,
             want_members: wish.want_members,
-            resumes: wish.resumes,
+            since: wish.since,
+            resume: wish.resume,
             asked_at: now.ms(),
             parked: Vec::new(),
         });
@@ -259,8 +269,8 @@ impl Shard {
         let member = Member { user: identity.user.clone(), name: identity.name.clone(), socket };
         let Some(joining) = session.joining(room.as_str()) else { return };
         let asker = Asker { connection: id, message_id: joining.message_id.clone() };
-        let want_members = joining.want_members;
-        let join = Join { room: room.clone(), asker, member, want_members, since: None, again };
+        let (want_members, since) = (joining.want_members, joining.since);
+        let join = Join { room: room.clone(), asker, member, want_members, since, again };
         let to = home::of_room(room.as_str(), self.mesh.shards());
         self.mesh.send(to, Envelope::Join(Box::new(join)));
     }
@@ -338,6 +348,10 @@ impl Shard {
             offset: None,
             data,
         });
+        if slice.history {
+            let room = slice.room.clone();
+            return self.store(id, room, &frame, message_id);
+        }
         if let Some(uplink) = &self.uplink {
             if uplink.state == LinkState::Down {
                 slice.route.mark_published_alone();
@@ -444,9 +458,7 @@ impl Shard {
         self.may(id, RoomRight::Members, room)?;
         let room = self.directory.slice(membership.slice).room.clone();
         let asker = Asker { connection: id, message_id: message_id.map(Into::into) };
-        self.asked.push(Asked { room: room.clone(), asker: asker.clone(), since: now.ms() });
-        let to = home::of_room(room.as_str(), self.mesh.shards());
-        self.mesh.send(to, Envelope::ListMembers { room, asker });
+        self.ask(Asked { room, asker, question: Question::Members, since: now.ms() });
         Ok(Outcome::Later)
     }
 }

@@ -3,10 +3,12 @@
 use smallvec::SmallVec;
 
 use super::Now;
+use super::resume::Resuming;
 use crate::codec::message::Decoder;
 use crate::command::authorize::Identity;
 use crate::identity::{ConnectionId, RoomId};
 use crate::room::directory::{Membership, Moved};
+use crate::room::history::Position;
 
 /// Where a connection stands in its life. It only ever moves down this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,8 +34,10 @@ pub(super) struct Joining {
     pub(super) message_id: Option<Box<str>>,
     pub(super) echo: bool,
     pub(super) want_members: bool,
-    /// Whether the client asked to resume, which a room without history cannot.
-    pub(super) resumes: bool,
+    /// Where the client stopped reading, if it wants what it has missed.
+    pub(super) since: Option<Position>,
+    /// Whether it is one room of a `resume`.
+    pub(super) resume: bool,
     /// When the home shard was last asked, in ms.
     pub(super) asked_at: u32,
     /// Messages about this room that came meanwhile; they are handled once the join is answered.
@@ -64,6 +68,8 @@ pub(super) struct Unsettled {
     /// The request head so far; after the upgrade, frames that came before the first message went out.
     pub(super) early: Vec<u8>,
     pub(super) joining: Vec<Joining>,
+    /// A `resume` whose rooms are not all joined yet.
+    pub(super) resuming: Option<Box<Resuming>>,
     /// The `authenticate` message that waits for the user to be attached.
     pub(super) authenticating: Option<Option<Box<str>>>,
 }
@@ -129,7 +135,10 @@ impl Session {
     /// Frees what is not needed any more.
     pub(super) fn settle(&mut self) {
         if self.unsettled.as_ref().is_some_and(|unsettled| {
-            unsettled.early.is_empty() && unsettled.joining.is_empty() && unsettled.authenticating.is_none()
+            unsettled.early.is_empty()
+                && unsettled.joining.is_empty()
+                && unsettled.authenticating.is_none()
+                && unsettled.resuming.is_none()
         }) {
             self.unsettled = None;
         }

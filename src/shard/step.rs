@@ -7,10 +7,11 @@ use super::requests::authenticated;
 use super::session::Phase;
 use super::{Now, Shard};
 use crate::codec::forms::Forms;
+use crate::command::decode;
 use crate::command::event::{self, ClusterStatus};
 use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
 use crate::room::fanout::{SliceMember, fan_out};
-use crate::room::history::NotRecovered;
+use crate::room::history::Position;
 
 /// Members as the lists that clients get hold them.
 fn listed(members: &[Member]) -> impl ExactSizeIterator<Item = event::Member<'_>> {
@@ -37,7 +38,7 @@ impl Shard {
 
     fn step(&mut self, envelope: Envelope, now: Now) {
         match envelope {
-            Envelope::Join(join) => self.home_join(join),
+            Envelope::Join(join) => self.home_join(join, now),
             Envelope::Leave { room, connection, user } => self.home_leave(&room, connection, &user),
             Envelope::ListMembers { room, asker } => self.home_list(room, asker),
             Envelope::Joined(joined) => self.joined(*joined, now),
@@ -47,11 +48,13 @@ impl Shard {
             Envelope::Attached { connection } => self.attached(connection, now),
             Envelope::RoomFrame { room, sender, frame } => self.deliver_to_room(&room, sender, &frame),
             Envelope::Presence(presence) => self.deliver_presence(&presence),
-            Envelope::RoomResync { room, reason, .. } => self.deliver_resync(room.as_ref(), reason),
-            Envelope::Store(_)
-            | Envelope::Stored { .. }
-            | Envelope::ReadHistory(_)
-            | Envelope::History { .. } => {}
+            Envelope::RoomResync { room, reason, position } => {
+                self.deliver_resync(room.as_ref(), reason, position);
+            }
+            Envelope::Store(store) => self.home_store(*store, now),
+            Envelope::Stored { room, asker, outcome } => self.stored(&room, &asker, outcome),
+            Envelope::ReadHistory(request) => self.home_read(request, now),
+            Envelope::History { room, asker, page } => self.history_read(&room, &asker, page),
             Envelope::Attach { connection, user } => self.home_attach(connection, &user),
             Envelope::Detach { shard, user } => self.home_detach(shard, &user),
             Envelope::ToUser { user, frame } => self.home_to_user(&user, &frame),
@@ -63,7 +66,7 @@ impl Shard {
 
     // ── as the home of rooms and users ────────────────────────────────────────────────────
 
-    fn home_join(&mut self, join: Box<Join>) {
+    fn home_join(&mut self, join: Box<Join>, now: Now) {
         let linked = self.is_linked();
         let (home, enters) = self.homes.join(&join.room, join.asker.connection, &join.member);
         if enters || join.again {
@@ -80,14 +83,15 @@ impl Shard {
                 self.announce(&join.room, true, &join.member, member_count);
             }
             let to = join.asker.connection.shard;
+            let (history, recovery) = self.home_recovery(&join.room, join.since, now);
             let joined = Joined {
                 room: join.room,
                 asker: join.asker,
                 route,
                 member_count,
                 members,
-                history: None,
-                recovery: Err(NotRecovered::NoHistory),
+                history,
+                recovery,
             };
             self.mesh.send(to, Envelope::Joined(Box::new(joined)));
         }
@@ -202,7 +206,7 @@ impl Shard {
     }
 
     fn joined(&mut self, joined: Joined, now: Now) {
-        let Joined { room, asker, route, member_count, members, .. } = joined;
+        let Joined { room, asker, route, member_count, members, history, recovery } = joined;
         let id = asker.connection;
         let known = self.directory.find(room.as_str());
         // A join that was asked for twice is answered twice; one that the client's end has overtaken,
@@ -211,6 +215,7 @@ impl Shard {
         let Some(joining) = session.take_joining(&room) else { return };
         let inside = known.and_then(|slice| session.membership(slice));
         let window = session.window;
+        let covered = inside.is_none() && self.settings().history.covers(room.as_str());
         match inside {
             Some(at) => {
                 let slice = self.directory.slice_mut(at.slice);
@@ -218,18 +223,27 @@ impl Shard {
             }
             None => {
                 let member = SliceMember { slot: id.slot, echo: joining.echo, window };
-                let membership = self.directory.add(&room, &route, member);
+                let membership = self.directory.add(&room, &route, covered, member);
                 if let Some(session) = self.session_of(id) {
                     session.rooms.push(membership);
                 }
             }
         }
-        let recovered = joining.resumes.then_some(false);
         let mut list = members.as_deref().map(listed);
-        let list = list.as_mut().map(|list| list as &mut dyn ExactSizeIterator<Item = _>);
-        let message_id = joining.message_id.as_deref();
-        let reply = event::room_joined(room.as_str(), member_count, list, recovered, message_id);
+        let epoch = history.map(|position| position.epoch.to_string()).unwrap_or_default();
+        let recovery = recovery.as_deref().map_err(|reason| reason.as_str());
+        let reply = event::room_joined(event::RoomJoined {
+            room: room.as_str(),
+            member_count,
+            members: list.as_mut().map(|list| list as &mut dyn ExactSizeIterator<Item = _>),
+            position: history.map(|position| decode::Position { epoch: &epoch, offset: position.offset }),
+            recovery: joining.since.map(|_| recovery),
+            message_id: joining.message_id.as_deref(),
+        });
         self.outboxes.push(id.slot, &reply);
+        if joining.resume {
+            self.resumed_room(id, &room);
+        }
         for text in joining.parked {
             if self.session_of(id).is_none_or(|session| session.phase != Phase::Open) {
                 return;
@@ -239,11 +253,9 @@ impl Shard {
     }
 
     fn listed_members(&mut self, room: &RoomId, asker: &Asker, member_count: u32, members: &[Member]) {
-        let Some(place) = self.asked.iter().position(|asked| asked.asker == *asker && asked.room == *room)
-        else {
+        if !self.answered(room, asker) {
             return;
-        };
-        self.asked.swap_remove(place);
+        }
         let id = asker.connection;
         if self.session_of(id).is_some() {
             let reply = event::room_members(
@@ -300,14 +312,16 @@ impl Shard {
         }
     }
 
-    fn deliver_resync(&mut self, room: Option<&RoomId>, reason: &str) {
+    fn deliver_resync(&mut self, room: Option<&RoomId>, reason: &str, position: Option<Position>) {
+        let epoch = position.map(|position| position.epoch.to_string()).unwrap_or_default();
+        let position = position.map(|position| decode::Position { epoch: &epoch, offset: position.offset });
         let numbers: Vec<_> = match room {
             Some(room) => self.directory.find(room.as_str()).into_iter().collect(),
             None => self.directory.numbers().collect(),
         };
         for number in numbers {
             let slice = self.directory.slice(number);
-            let frame = event::room_resync(slice.room.as_str(), reason);
+            let frame = event::room_resync(slice.room.as_str(), reason, position);
             let outboxes = &mut self.outboxes;
             fan_out(&slice.members, None, |member| outboxes.push(member.slot, &frame));
         }

@@ -3,7 +3,8 @@
 //! There are no timers. Each tick looks at a tenth of the connections, so each is seen once a second,
 //! and a deadline is kept within a second of what was set.
 
-use super::envelope::{Asker, Envelope};
+use super::envelope::{Asker, Envelope, ReadHistory};
+use super::mesh::Mesh;
 use super::session::Phase;
 use super::{Action, Now, Shard, home, key};
 use crate::accept::http;
@@ -13,6 +14,7 @@ use crate::codec::frame;
 use crate::command::event;
 use crate::command::rejection::ErrorCode;
 use crate::identity::{ConnectionId, RoomId};
+use crate::room::history::Position;
 
 /// Milliseconds between ticks.
 pub const TICK_MS: u64 = 100;
@@ -30,11 +32,21 @@ const ASK_AGAIN_MS: u32 = 2000;
 /// Milliseconds over which draining clients are told to spread their return.
 const RETURN_SPREAD_MS: u64 = 5000;
 
-/// A `room_members` request that waits for its answer.
+/// What a client wants to know of a room.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Question {
+    /// Who is in it.
+    Members,
+    /// What was said in it.
+    History { since: Option<Position>, limit: usize, reverse: bool },
+}
+
+/// A question to a room's home that waits for its answer.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) room: RoomId,
     pub(super) asker: Asker,
+    pub(super) question: Question,
     pub(super) since: u32,
 }
 
@@ -62,6 +74,8 @@ impl Shard {
             self.sweep_from = 0;
             self.deliver_sizes();
             self.look_at_questions(now);
+            let homes = &self.homes;
+            self.archive.sweep(now.since_start_ms, |room| homes.get(room.as_str()).is_some());
             self.outboxes.trim();
         }
         self.drain_some(now);
@@ -182,10 +196,20 @@ impl Shard {
 
     fn repeat_questions(&mut self) {
         for asked in &self.asked {
-            let (room, asker) = (asked.room.clone(), asked.asker.clone());
-            let to = home::of_room(room.as_str(), self.mesh.shards());
-            self.mesh.send(to, Envelope::ListMembers { room, asker });
+            put(&mut self.mesh, asked);
         }
+    }
+
+    /// Asks the room's home, and waits for its answer.
+    pub(super) fn ask(&mut self, asked: Asked) {
+        put(&mut self.mesh, &asked);
+        self.asked.push(asked);
+    }
+
+    /// Whether the answer was still waited for.
+    pub(super) fn answered(&mut self, room: &RoomId, asker: &Asker) -> bool {
+        let place = self.asked.iter().position(|asked| asked.asker == *asker && asked.room == *room);
+        place.map(|place| self.asked.swap_remove(place)).is_some()
     }
 
     fn look_at_questions(&mut self, now: Now) {
@@ -197,7 +221,7 @@ impl Shard {
         for asked in late {
             let (slot, message_id) = (asked.asker.connection.slot, asked.asker.message_id.as_deref());
             if self.session_of(asked.asker.connection).is_some() {
-                let message = "the member list could not be had in time: ask again";
+                let message = "the answer could not be had in time: ask again";
                 self.error(slot, ErrorCode::Unavailable, message, message_id, None);
             }
         }
@@ -236,6 +260,18 @@ impl Shard {
             }
         }
     }
+}
+
+fn put(mesh: &mut Mesh, asked: &Asked) {
+    let (room, asker) = (asked.room.clone(), asked.asker.clone());
+    let to = home::of_room(room.as_str(), mesh.shards());
+    let envelope = match asked.question {
+        Question::Members => Envelope::ListMembers { room, asker },
+        Question::History { since, limit, reverse } => {
+            Envelope::ReadHistory(Box::new(ReadHistory { room, asker, since, limit, reverse }))
+        }
+    };
+    mesh.send(to, envelope);
 }
 
 fn ms(duration: std::time::Duration) -> u32 {

@@ -5,7 +5,7 @@
 //! ```text
 //!  0  3  magic F5 54 46: F5 begins no UTF-8 text, so a batch is never taken for JSON
 //!  3  1  version, 1
-//!  4  1  flags: 1 compressed · 2 numbering begins here · 4 presence
+//!  4  1  flags: 1 compressed · 2 numbering begins here · 4 written by a script
 //!  5  8  origin: random number of the sending process
 //! 13  8  sequence: rises by one per batch of this origin on this channel; 0 for not numbered
 //! 21     records; if compressed: their length (4), then one zstd frame
@@ -15,6 +15,10 @@
 use std::borrow::Cow;
 
 use zstd::bulk::{Compressor, Decompressor};
+
+use crate::identity::{ConnectionId, ShardId};
+use crate::limits;
+use crate::room::history::{Epoch, Position};
 
 /// How a batch begins.
 pub const MAGIC: [u8; 3] = [0xF5, b'T', b'F'];
@@ -37,12 +41,21 @@ const COMPRESSION_LEVEL: i32 = 1;
 
 const COMPRESSED: u8 = 1;
 const NUMBERING_BEGINS: u8 = 2;
-const PRESENCE: u8 = 4;
+const FROM_SCRIPT: u8 = 4;
 
 const KIND_EVENT: u8 = 1;
 /// Written by `presence.lua` too.
 const KIND_PRESENCE: u8 = 2;
 const KIND_RESYNC: u8 = 3;
+/// Written by `history.lua`.
+const KIND_STORED: u8 = 4;
+const KIND_QUIET: u8 = 5;
+
+/// Bytes in front of a stored event's text: epoch, offset, sender.
+const STORED_HEADER_BYTES: usize = 24;
+
+/// The shard of no connection.
+const NO_SHARD: u8 = 0xFF;
 
 /// The process that sent a batch: a random number drawn at its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,8 +79,8 @@ pub struct Header {
     pub origin: Origin,
     /// Its number.
     pub sequence: Sequence,
-    /// Whether its records are about presence, which the sender itself wants to hear too.
-    pub presence: bool,
+    /// Whether a script in Redis wrote it: what it says the sender itself wants to hear too.
+    pub from_script: bool,
 }
 
 /// One record of a batch.
@@ -86,6 +99,20 @@ pub enum Record<'a> {
     },
     /// Members may have missed messages that the sender could not publish.
     Resync,
+    /// An event that is stored, of a room with history.
+    Stored {
+        /// Its place in the room's history.
+        position: Position,
+        /// The connection of the batch's origin that sent it, if one did.
+        sender: Option<ConnectionId>,
+        /// The event's JSON text without its offset.
+        event: &'a str,
+    },
+    /// Nothing new: the header repeats the last batch's sequence.
+    Quiet {
+        /// Milliseconds since that batch was sent.
+        since_ms: u32,
+    },
 }
 
 /// Why bytes are not a batch.
@@ -115,6 +142,29 @@ pub fn push_resync(records: &mut Vec<u8>) {
     push(records, KIND_RESYNC, &[]);
 }
 
+/// Appends to `records` that nothing has been sent for `since_ms` milliseconds.
+pub fn push_quiet(records: &mut Vec<u8>, since_ms: u32) {
+    push(records, KIND_QUIET, &since_ms.to_le_bytes());
+}
+
+/// A connection as a stored event carries it.
+pub fn sender_bytes(sender: Option<ConnectionId>) -> [u8; 8] {
+    let Some(ConnectionId { shard, slot, generation }) = sender else { return [NO_SHARD; 8] };
+    let [s0, s1, s2, _] = slot.to_le_bytes();
+    let [g0, g1, g2, g3] = generation.to_le_bytes();
+    [shard.0, s0, s1, s2, g0, g1, g2, g3]
+}
+
+/// Reads what [`sender_bytes`] wrote.
+pub fn sender_from(bytes: [u8; 8]) -> Option<ConnectionId> {
+    let [shard, s0, s1, s2, g0, g1, g2, g3] = bytes;
+    (usize::from(shard) < limits::SHARDS).then(|| ConnectionId {
+        shard: ShardId(shard),
+        slot: u32::from_le_bytes([s0, s1, s2, 0]),
+        generation: u32::from_le_bytes([g0, g1, g2, g3]),
+    })
+}
+
 fn push(records: &mut Vec<u8>, kind: u8, body: &[u8]) {
     records.push(kind);
     records.extend_from_slice(&(body.len() as u32).to_le_bytes());
@@ -131,7 +181,7 @@ pub fn header(header: Header) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
     bytes[..3].copy_from_slice(&MAGIC);
     bytes[3] = VERSION;
-    bytes[4] = begins | if header.presence { PRESENCE } else { 0 };
+    bytes[4] = begins | if header.from_script { FROM_SCRIPT } else { 0 };
     bytes[5..13].copy_from_slice(&header.origin.0.to_le_bytes());
     bytes[13..21].copy_from_slice(&number.to_le_bytes());
     bytes
@@ -187,7 +237,8 @@ pub fn parse_header(batch: &[u8]) -> Result<Header, BatchError> {
         n if batch[4] & NUMBERING_BEGINS != 0 => Sequence::Begins(n),
         n => Sequence::Follows(n),
     };
-    Ok(Header { origin: Origin(u64_at(batch, 5)), sequence, presence: batch[4] & PRESENCE != 0 })
+    let from_script = batch[4] & FROM_SCRIPT != 0;
+    Ok(Header { origin: Origin(u64_at(batch, 5)), sequence, from_script })
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
@@ -258,10 +309,26 @@ pub fn parse_records(mut rest: &[u8]) -> Result<Vec<Record<'_>>, BatchError> {
                 records.push(Record::Presence { joined: joined != 0, member_count, member });
             }
             KIND_RESYNC => records.push(Record::Resync),
+            KIND_STORED => records.push(stored(body)?),
+            KIND_QUIET => {
+                let since = body.first_chunk::<4>().ok_or(BatchError::Record)?;
+                records.push(Record::Quiet { since_ms: u32::from_le_bytes(*since) });
+            }
             _ => {}
         }
     }
     Ok(records)
+}
+
+fn stored(body: &[u8]) -> Result<Record<'_>, BatchError> {
+    let (head, event) = body.split_first_chunk::<STORED_HEADER_BYTES>().ok_or(BatchError::Record)?;
+    let mut sender = [0; 8];
+    sender.copy_from_slice(&head[16..]);
+    let position = Position { epoch: Epoch(u64_at(head, 0)), offset: u64_at(head, 8) };
+    let event = std::str::from_utf8(event).map_err(|_| BatchError::Record)?;
+    // Offsets begin at 1, and one more than any of them is still a number.
+    let valid = (1..u64::MAX).contains(&position.offset) && event.ends_with('}');
+    valid.then_some(Record::Stored { position, sender: sender_from(sender), event }).ok_or(BatchError::Record)
 }
 
 #[cfg(test)]
@@ -271,7 +338,7 @@ mod tests {
     use super::*;
 
     fn head(sequence: Sequence) -> Header {
-        Header { origin: Origin(0x0102_0304_0506_0708), sequence, presence: false }
+        Header { origin: Origin(0x0102_0304_0506_0708), sequence, from_script: false }
     }
 
     fn events(texts: &[String]) -> Vec<u8> {
@@ -300,6 +367,22 @@ mod tests {
         push_resync(&mut records);
         let batch = Packer::new(usize::MAX).unwrap().pack(head(Sequence::Unnumbered), &records);
         assert_eq!(parse_records(&batch[HEADER_BYTES..]).unwrap(), [Record::Resync]);
+    }
+
+    #[test]
+    fn a_stored_event_is_read_as_the_script_writes_it() {
+        let sender = ConnectionId { shard: ShardId(3), slot: 0x12_3456, generation: 0x789A_BCDE };
+        for sender in [Some(sender), None] {
+            let mut body = [&7_u64.to_le_bytes()[..], &9_u64.to_le_bytes(), &sender_bytes(sender)].concat();
+            body.extend_from_slice(b"{}");
+            let mut records = Vec::new();
+            push(&mut records, KIND_STORED, &body);
+            let position = Position { epoch: Epoch(7), offset: 9 };
+            assert_eq!(parse_records(&records).unwrap(), [Record::Stored { position, sender, event: "{}" }]);
+            for end in 0..records.len() - 1 {
+                assert!(end == 0 || parse_records(&records[..end]).is_err());
+            }
+        }
     }
 
     #[test]
@@ -332,14 +415,14 @@ mod tests {
         fn what_was_packed_comes_out(
             texts in proptest::collection::vec(any::<String>(), 0..40),
             compress_from in prop_oneof![Just(0usize), Just(200), Just(usize::MAX)],
-            number in 0u64..5, begins: bool, presence: bool,
+            number in 0u64..5, begins: bool, from_script: bool,
         ) {
             let sequence = match (number, begins) {
                 (0, _) => Sequence::Unnumbered,
                 (n, true) => Sequence::Begins(n),
                 (n, false) => Sequence::Follows(n),
             };
-            let head = Header { origin: Origin(77), sequence, presence };
+            let head = Header { origin: Origin(77), sequence, from_script };
             let batch = Packer::new(compress_from).unwrap().pack(head, &events(&texts));
             prop_assert_eq!(parse_header(&batch), Ok(head));
             let records = Unpacker::new().unwrap().unpack(&batch).unwrap();

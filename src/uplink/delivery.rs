@@ -8,17 +8,21 @@ use smallvec::SmallVec;
 
 use super::batch::{self, BatchError, Header, Origin, Record, Sequence, Unpacker};
 use super::channel::Channel;
+use super::following::Following;
 use super::presence::decode_member;
 use crate::codec::frame;
 use crate::command::decode::{Scratch, decode_publication};
 use crate::command::event::{self, RoomMessage};
 use crate::hashing::Hashing;
-use crate::identity::{RoomId, ShardId, UserId};
+use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
 use crate::metrics::UplinkCells;
+use crate::room::history::Position;
 use crate::room::route::RoomRoute;
 use crate::shard::envelope::{Envelope, LinkState, Presence};
 use crate::shard::home;
 use crate::shard::outlet::Outlet;
+
+mod history;
 
 /// Senders whose numbering is followed per room: far more than a cluster has instances. The oldest is
 /// forgotten first, and then merely not checked.
@@ -31,6 +35,9 @@ const OVERFLOWED_ROOMS: usize = 1_024;
 /// Messages waiting for a full queue from which on presence is dropped too, and all rooms of the shard
 /// are told to resync: some MB per shard, and seconds of what a cluster says about presence.
 const PRESENCE_WAITING: usize = 16_384;
+
+/// Milliseconds after which a subscription is certainly active.
+const SUBSCRIBING_MS: u64 = 2_000;
 
 /// Milliseconds between two log lines about garbage: whoever publishes it must not fill the log.
 const GARBAGE_LOG_MS: u64 = 60_000;
@@ -45,6 +52,8 @@ const SENDER: &str = "server";
 pub mod reason {
     /// A batch of another instance did not arrive.
     pub const GAP: &str = "gap";
+    /// The room's numbering has ended: messages may have been lost with Redis's data.
+    pub const NEW_EPOCH: &str = "new_epoch";
     /// The link to Redis was lost for a while.
     pub const LINK_LOST: &str = "redis_link_lost";
     /// Another instance's link was lost for a while: what its members sent did not arrive.
@@ -59,6 +68,8 @@ struct Room {
     route: Arc<RoomRoute>,
     /// The last batch of each sender.
     last: SmallVec<[(Origin, u64); 2]>,
+    /// When the subscription was asked for, by the followers' clock.
+    since_ms: u64,
 }
 
 /// Rooms of a shard that missed something because its queue was full. Their members are told once the
@@ -99,6 +110,7 @@ pub struct Delivery {
     shards: Vec<Outlet<Envelope>>,
     overflows: Vec<Overflow>,
     rooms: HashMap<RoomId, Room>,
+    following: Following,
     unpacker: Unpacker,
     scratch: Scratch,
     garbage_logged: u64,
@@ -113,6 +125,7 @@ impl Delivery {
     pub fn new(
         this: Origin,
         shards: Vec<Outlet<Envelope>>,
+        following: Following,
         cells: Arc<UplinkCells>,
     ) -> std::io::Result<Self> {
         let overflows = shards.iter().map(|_| Overflow::default()).collect();
@@ -121,6 +134,7 @@ impl Delivery {
             shards,
             overflows,
             rooms: HashMap::new(),
+            following,
             unpacker: Unpacker::new()?,
             scratch: Scratch::default(),
             garbage_logged: 0,
@@ -139,13 +153,15 @@ impl Delivery {
             room.route = route;
             return false;
         }
-        self.rooms.insert(id.clone(), Room { id: id.clone(), route, last: SmallVec::new() });
+        let room = Room { id: id.clone(), route, last: SmallVec::new(), since_ms: self.following.now_ms() };
+        self.rooms.insert(id.clone(), room);
         true
     }
 
     /// The room's messages are no longer wanted.
     pub fn remove_room(&mut self, id: &RoomId) {
         self.rooms.remove(id);
+        self.following.leave(id);
     }
 
     /// Whether the room's messages are wanted.
@@ -214,7 +230,7 @@ impl Delivery {
         match foreign_frame(channel, payload, timestamp, &mut self.scratch) {
             Some(frame) => {
                 self.cells.foreign_in.add(1);
-                self.frame(channel, frame);
+                self.frame(channel, None, frame);
             }
             None => self.garbage(payload, timestamp),
         }
@@ -222,7 +238,7 @@ impl Delivery {
 
     fn deliver_batch(&mut self, channel: Channel<'_>, payload: &[u8]) -> Result<(), BatchError> {
         let header = batch::parse_header(payload)?;
-        if header.origin == self.this && !header.presence {
+        if header.origin == self.this && !header.from_script {
             return Ok(());
         }
         let bytes = self.unpacker.unpack(payload)?;
@@ -234,56 +250,68 @@ impl Delivery {
     fn deliver_records(&mut self, channel: Channel<'_>, header: Header, records: &[Record<'_>]) {
         self.cells.batches_in.add(1);
         if let Channel::Room(name) = channel {
-            self.check_sequence(name, header);
+            let quiet = records.iter().find_map(|record| match record {
+                Record::Quiet { since_ms } => Some(u64::from(*since_ms)),
+                _ => None,
+            });
+            self.check_sequence(name, header, quiet);
         }
         for record in records {
             match (record, channel) {
                 (Record::Event(text), _) => {
                     self.cells.received.add(1);
-                    self.frame(channel, frame::text(text));
+                    self.frame(channel, None, frame::text(text));
+                }
+                (Record::Stored { position, sender, event }, Channel::Room(name)) => {
+                    self.stored(name, (*position, header.origin, *sender), event);
                 }
                 (Record::Presence { joined, member_count, member }, Channel::Room(name)) => {
                     self.presence(name, *joined, *member_count, member);
                 }
-                (Record::Resync, Channel::Room(name)) => self.resync_room(name, reason::PEER_LINK_LOST),
+                (Record::Resync, Channel::Room(name)) => self.resync_room(name, reason::PEER_LINK_LOST, None),
                 _ => {}
             }
         }
     }
 
-    fn check_sequence(&mut self, name: &str, header: Header) {
+    /// Notices missing batches. `quiet` is the age in milliseconds of the sender's last batch, whose sequence the
+    /// header repeats.
+    fn check_sequence(&mut self, name: &str, header: Header, quiet: Option<u64>) {
+        let now_ms = self.following.now_ms();
         let Some(room) = self.rooms.get_mut(name) else { return };
         let (number, follows) = match header.sequence {
             Sequence::Unnumbered => return,
             Sequence::Begins(number) => (number, false),
             Sequence::Follows(number) => (number, true),
         };
-        match room.last.iter_mut().find(|(origin, _)| *origin == header.origin) {
+        let gap = match room.last.iter_mut().find(|(origin, _)| *origin == header.origin) {
             Some((_, last)) => {
-                let gap = follows && number != last.wrapping_add(1);
+                let expected = if quiet.is_some() { *last } else { last.wrapping_add(1) };
                 *last = number;
-                if gap {
-                    self.cells.gaps.add(1);
-                    self.resync_room(name, reason::GAP);
-                }
+                follows && number != expected
             }
             None => {
                 if room.last.len() == ORIGINS_PER_ROOM {
                     room.last.remove(0);
                 }
                 room.last.push((header.origin, number));
+                // The batch that is repeated was sent when this instance had subscribed, and did not come.
+                quiet.is_some_and(|age| now_ms.saturating_sub(age) > room.since_ms + SUBSCRIBING_MS)
             }
+        };
+        if gap {
+            self.cells.gaps.add(1);
+            self.resync_room(name, reason::GAP, None);
         }
     }
 
-    fn frame(&mut self, channel: Channel<'_>, frame: Bytes) {
+    fn frame(&mut self, channel: Channel<'_>, sender: Option<ConnectionId>, frame: Bytes) {
         match channel {
             Channel::Room(name) => {
                 let Some(room) = self.rooms.get(name) else { return };
                 let (id, route) = (room.id.clone(), room.route.shards());
                 for shard in route {
-                    let envelope =
-                        Envelope::RoomFrame { room: id.clone(), sender: None, frame: frame.clone() };
+                    let envelope = Envelope::RoomFrame { room: id.clone(), sender, frame: frame.clone() };
                     self.offer(shard, envelope, Some(&id));
                 }
             }
@@ -333,11 +361,11 @@ impl Delivery {
         }
     }
 
-    fn resync_room(&mut self, name: &str, reason: &'static str) {
+    fn resync_room(&mut self, name: &str, reason: &'static str, position: Option<Position>) {
         let Some(room) = self.rooms.get(name) else { return };
         let (id, route) = (room.id.clone(), room.route.shards());
         for shard in route {
-            self.send(shard, Envelope::RoomResync { room: Some(id.clone()), reason, position: None });
+            self.send(shard, Envelope::RoomResync { room: Some(id.clone()), reason, position });
         }
     }
 }

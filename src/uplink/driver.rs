@@ -13,11 +13,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::batch::Origin;
 use super::channel::Channels;
 use super::delivery::Delivery;
+use super::following::Following;
+use super::history::{Epochs, HistoryCaller, HistoryRules};
 use super::ingress::{Expect, Ingress, PublisherLink};
 use super::link::{Event, Handshake, Link, LinkError, words};
 use super::presence::Caller;
 use super::publisher::{Batching, Publisher, Sent};
 use super::registry::{self, Load};
+use super::store_queue::StoreQueue;
 use super::{UplinkError, preflight, socket};
 use crate::config::RedisSettings;
 use crate::identity::InstanceId;
@@ -31,11 +34,17 @@ const PUBLISHER_TICK: Duration = Duration::from_millis(100);
 /// Longest sleep while publications gather: at 300,000 a second 300 have come.
 const GATHER_TICK: Duration = Duration::from_millis(1);
 
+/// Shortest wait for the answers of messages being stored.
+const ANSWER_WAIT: Duration = Duration::from_micros(100);
+
 /// Wait before a full queue or socket is tried again.
 const RETRY: Duration = Duration::from_millis(1);
 
 /// Unanswered batches above which the publisher waits for Redis: about a millisecond of its work.
 const BATCHES_UNANSWERED: usize = 1_024;
+
+/// Calls that wait until Redis can carry them out above which the publisher waits with them.
+const CALLS_WAITING: usize = 64;
 
 /// Bytes that wait for Redis above which the publisher waits too.
 const OUTPUT_BYTES: usize = 4 << 20;
@@ -53,6 +62,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 pub struct Ports {
     /// The way to each shard.
     pub shards: Vec<Outlet<Envelope>>,
+    /// A second way to each shard, for the answers to what is to be stored.
+    pub answers: Vec<Outlet<Envelope>>,
     /// What shards ask of the ingress.
     pub commands: Receiver<UplinkCommand>,
     /// Wakes the ingress when there are commands.
@@ -73,7 +84,7 @@ pub struct UplinkHandle {
     ended: Receiver<()>,
 }
 
-/// Starts the uplink of the instance called `instance`. `boot` is the number that its socket ids carry,
+/// Starts the uplink of the instance called `instance`. `rules` say which rooms have history. `boot` is the number that its socket ids carry,
 /// `load` gives the figures for heartbeats and is called on the publisher's thread, `cpu` is the CPU
 /// that both threads are pinned to.
 ///
@@ -84,6 +95,7 @@ pub struct UplinkHandle {
 /// When Redis refuses what is needed, another live process has the name, or no thread can be started.
 pub fn start(
     settings: &RedisSettings,
+    rules: HistoryRules,
     instance: &InstanceId,
     boot: u32,
     ports: Ports,
@@ -99,15 +111,19 @@ pub fn start(
         settings.heartbeat_interval,
         settings.inactive_threshold,
     );
-    let reached = preflight::check(settings, &caller, link(settings, instance, "preflight", now)?)?;
+    let history = HistoryCaller::new(&settings.prefix, origin, rules.clone());
+    let reached =
+        preflight::check(settings, (&caller, &history), link(settings, instance, "preflight", now)?)?;
 
-    let Ports { shards, commands, waker, publications, cells } = ports;
-    let delivery = Delivery::new(origin, shards, Arc::clone(&cells))?;
+    let Ports { shards, answers, commands, waker, publications, cells } = ports;
+    let following = Following::new(rules, random()?);
+    let delivery = Delivery::new(origin, shards, following, Arc::clone(&cells))?;
+    let stores = StoreQueue::new(history, Epochs::new(random()?), answers);
     let ingress_link = link(settings, instance, "ingress", now)?;
     let ingress =
         Ingress::new(settings, (instance, origin), ingress_link, delivery, reached, Arc::clone(&cells), now);
     let batching = Batching { size: settings.batch_bytes, compress_from: settings.batch_compress_bytes };
-    let publisher = Publisher::new(Channels::new(&settings.prefix), origin, batching, cells)?;
+    let publisher = Publisher::new(Channels::new(&settings.prefix), origin, batching, stores, cells)?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let pair = Arc::new(Pair::default());
@@ -383,7 +399,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         let mut stream = None;
         let mut buffer = vec![0; socket::READ_BYTES];
         while !self.stop.load(SeqCst) {
-            self.gather();
+            self.gather(stream.as_ref());
             let outcome = self.turn(&mut stream, &mut buffer);
             self.note(&mut stream, outcome);
         }
@@ -409,6 +425,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
             *stream = None;
             let unanswered = self.link.lost(Instant::now());
             self.publisher.link_lost(unanswered);
+            self.publisher.flush_answers();
             self.pair.publisher_lost();
             self.waker.wake();
         }
@@ -416,8 +433,8 @@ impl<L: Fn() -> Load> PublisherThread<L> {
 
     /// Takes what the shards publish. Waking this thread costs a shard a system call, so it is woken only
     /// by the first publication after a pause; it then sleeps while more gather behind that one.
-    fn gather(&mut self) {
-        if self.pace == Pace::Idle && !self.await_publication() {
+    fn gather(&mut self, stream: Option<&TcpStream>) {
+        if self.pace == Pace::Idle && !self.await_publication(stream) {
             return;
         }
         let now = Instant::now();
@@ -443,8 +460,18 @@ impl<L: Fn() -> Load> PublisherThread<L> {
     }
 
     /// Waits for a publication, or until something else is to be done; false then.
-    fn await_publication(&mut self) -> bool {
+    fn await_publication(&mut self, stream: Option<&TcpStream>) -> bool {
         let now = Instant::now();
+        if self.publisher.is_storing()
+            && let Some(stream) = stream
+        {
+            // Answers that clients wait for come first; what is published meanwhile waits as long as for a batch.
+            if self.publications.is_empty() {
+                let wait = self.settings.batch_age.max(ANSWER_WAIT);
+                let _ = poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&until(now + wait)));
+            }
+            return self.publications.try_recv().map(|publication| self.publisher.add(publication)).is_ok();
+        }
         let mut until = now + PUBLISHER_TICK;
         if self.link.is_up() {
             until = until.min(self.heartbeat_at);
@@ -453,6 +480,9 @@ impl<L: Fn() -> Load> PublisherThread<L> {
             until = until.min(now + RETRY);
         }
         until = until.min(self.link.deadline().max(now));
+        if let Some(at) = self.publisher.deadline() {
+            until = until.min(at.max(now));
+        }
         match self.publications.recv_deadline(until) {
             Ok(publication) => {
                 self.publisher.add(publication);
@@ -481,6 +511,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         }
         let now = Instant::now();
         self.publisher.flush(&mut self.link, now);
+        self.publisher.flush_answers();
         if self.link.is_up() && self.heartbeat_at <= now {
             self.heartbeat_at = now + self.settings.heartbeat_interval;
             self.heartbeat(false);
@@ -488,7 +519,10 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         self.link.tick(now)?;
         let Some(stream) = stream else { return Ok(()) };
         self.exchange(stream, buffer)?;
-        while self.link.awaited() > BATCHES_UNANSWERED || self.link.output().len() > OUTPUT_BYTES {
+        while self.link.awaited() > BATCHES_UNANSWERED
+            || self.link.output().len() > OUTPUT_BYTES
+            || self.publisher.waiting() > CALLS_WAITING
+        {
             self.wait(stream);
             self.exchange(stream, buffer)?;
             self.link.tick(Instant::now())?;
@@ -509,6 +543,9 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         while socket::read(stream, &mut self.link, buffer, &mut events, Instant::now())? {}
         for event in events {
             match event {
+                Event::Reply(Sent::Stores(call), answer) => {
+                    self.publisher.stored(call, answer, &mut self.link, Instant::now())?;
+                }
                 Event::Up => {
                     self.publisher.link_up(&mut self.link, Instant::now());
                     self.heartbeat_at = Instant::now();
@@ -522,6 +559,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
                 Event::Reply(Sent::Batch(_), Ok(_)) | Event::Message { .. } => {}
             }
         }
+        self.publisher.flush_answers();
         Ok(())
     }
 

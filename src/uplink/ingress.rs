@@ -11,7 +11,8 @@ use redis::{ServerError, Value, cmd};
 
 use super::batch::{self, Header, Origin, Sequence};
 use super::channel::{Channel, Channels};
-use super::delivery::{Delivery, reason};
+use super::delivery::Delivery;
+use super::history::{self, HistoryCaller};
 use super::link::{BACKOFF_LONGEST, Event, Link, LinkError, words};
 use super::presence::{self, Call, Caller, KEY_TTL, Registered};
 use super::registry::Registry;
@@ -21,7 +22,9 @@ use crate::identity::{ConnectionId, InstanceId, RoomId, UserId};
 use crate::metrics::UplinkCells;
 use crate::room::history::NotRecovered;
 use crate::room::route::RoomRoute;
-use crate::shard::envelope::{Asker, Envelope, Join, Joined, LinkState, Member, UplinkCommand};
+use crate::shard::envelope::{Asker, Envelope, Join, Joined, LinkState, Member, ReadHistory, UplinkCommand};
+
+mod reading;
 
 /// Commands without an answer, above which no more are taken from the shards: their queue bounds the rest.
 const AWAITED: usize = 10_000;
@@ -32,6 +35,9 @@ const REAPS_PER_THRESHOLD: u32 = 5;
 /// Renewals within the life of a key: two may be late or lost.
 const RENEWALS_PER_TTL: u32 = 4;
 
+/// Between two rounds in which rooms are looked at that may have gone quiet.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
 /// What a command on the ingress connection was.
 #[derive(Debug)]
 pub enum Expect {
@@ -39,8 +45,12 @@ pub enum Expect {
     Subscribe(Option<ConnectionId>),
     /// Something whose answer says nothing.
     Nothing,
-    /// A script call.
+    /// A call of the presence script.
     Script(Call),
+    /// A call of the history script.
+    History(history::Call),
+    /// A PING in front of a page.
+    Page(Box<ReadHistory>),
 }
 
 /// The publisher's connection, as the ingress needs to know it.
@@ -78,6 +88,7 @@ struct Timers {
     register: Instant,
     reap: Instant,
     renew: Instant,
+    check: Instant,
 }
 
 /// The ingress thread's logic.
@@ -85,7 +96,9 @@ pub struct Ingress {
     link: Link<Expect>,
     channels: Channels,
     caller: Caller,
-    scripts: ScriptQueue,
+    scripts: ScriptQueue<Call>,
+    history: HistoryCaller,
+    history_scripts: ScriptQueue<history::Call>,
     delivery: Delivery,
     registry: Registry,
     users: HashSet<UserId>,
@@ -114,14 +127,17 @@ impl Ingress {
         settings: &RedisSettings,
         (instance, origin): (&InstanceId, Origin),
         link: Link<Expect>,
-        delivery: Delivery,
+        mut delivery: Delivery,
         reached: bool,
         cells: Arc<UplinkCells>,
         now: Instant,
     ) -> Self {
         let RedisSettings { prefix, heartbeat_interval, cleanup_interval, inactive_threshold, .. } = settings;
+        let history = HistoryCaller::new(prefix, origin, delivery.following().rules().clone());
         let mut ingress = Self {
             link,
+            history,
+            history_scripts: ScriptQueue::default(),
             channels: Channels::new(prefix),
             caller: Caller::new(prefix, instance, origin, *heartbeat_interval, *inactive_threshold),
             scripts: ScriptQueue::default(),
@@ -130,7 +146,7 @@ impl Ingress {
             users: HashSet::new(),
             origin,
             stage: Stage::Down,
-            timers: Timers { register: now, reap: now, renew: now },
+            timers: Timers { register: now, reap: now, renew: now, check: now },
             heartbeat: *heartbeat_interval,
             threshold: *inactive_threshold,
             reap_every: (*cleanup_interval).min(*inactive_threshold / REAPS_PER_THRESHOLD),
@@ -155,7 +171,7 @@ impl Ingress {
 
     /// Whether commands may be taken from the shards now.
     pub fn takes_commands(&self) -> bool {
-        self.link.awaited() + self.scripts.waiting() < AWAITED
+        self.link.awaited() + self.scripts.waiting() + self.history_scripts.waiting() < AWAITED
     }
 
     /// When [`Ingress::tick`] is due next.
@@ -164,7 +180,8 @@ impl Ingress {
         if self.is_unregistered() {
             return deadline;
         }
-        deadline.min(self.timers.register).min(self.timers.reap).min(self.timers.renew)
+        let deadline = deadline.min(self.timers.register).min(self.timers.reap).min(self.timers.renew);
+        if self.delivery.is_following() { deadline.min(self.timers.check) } else { deadline }
     }
 
     /// Whether the instance is not in Redis, as far as it knows, or is just going.
@@ -196,8 +213,9 @@ impl Ingress {
 
     /// The connection is gone, or could not be made: the shards go on without it.
     pub fn lost(&mut self, error: &LinkError, now: Instant) {
-        self.link.lost(now);
+        let unanswered = self.link.lost(now);
         self.scripts.clear();
+        self.history_lost(unanswered);
         self.delivery.remove_all_rooms();
         self.users.clear();
         self.cells.link_up.set(0);
@@ -260,6 +278,11 @@ impl Ingress {
             self.timers.renew = now + KEY_TTL / RENEWALS_PER_TTL;
             self.call(Call::Renew { cursor: "0".to_owned() }, now);
         }
+        if self.timers.check <= now && self.delivery.is_following() {
+            self.timers.check = now + CHECK_EVERY;
+            self.delivery.following().clock(now);
+            self.check_positions(now);
+        }
         Ok(())
     }
 
@@ -267,11 +290,19 @@ impl Ingress {
     /// and say everything again when it is back.
     pub fn command(&mut self, command: UplinkCommand, now: Instant) {
         if !matches!(self.stage, Stage::Restoring { .. } | Stage::Sweeping | Stage::Up) {
+            if let UplinkCommand::ReadHistory(request) = command {
+                self.delivery.page(*request, None);
+            }
             return;
         }
+        self.delivery.following().clock(now);
         match command {
             UplinkCommand::Join { join, enters, route } => {
                 self.subscribe_room(&join.room, Arc::clone(&route), now);
+                if self.delivery.following().covers(join.room.as_str()) {
+                    self.delivery.following().prepare(&join.room, join.since);
+                    self.send_reads(now);
+                }
                 self.call(Call::Join { join, enters, route }, now);
             }
             UplinkCommand::Leave { room, member, last } => {
@@ -281,7 +312,7 @@ impl Ingress {
                 }
                 self.call(Call::Leave { room, user: member.user, last }, now);
             }
-            UplinkCommand::ReadHistory(_) => {}
+            UplinkCommand::ReadHistory(request) => self.ask_page(request, now),
             UplinkCommand::ListMembers { room, asker } => self.call(Call::Members { room, asker }, now),
             UplinkCommand::Attach { user, connection } => {
                 // Subscribing once more changes nothing, and its answer comes at the right moment.
@@ -294,6 +325,10 @@ impl Ingress {
             }
             UplinkCommand::Restore { room, route, members, newcomers, published } => {
                 self.subscribe_room(&room, route, now);
+                if self.delivery.following().covers(room.as_str()) {
+                    self.delivery.following().restore(&room);
+                    self.send_reads(now);
+                }
                 if published {
                     self.tell_others_to_resync(&room, now);
                 }
@@ -311,7 +346,7 @@ impl Ingress {
     }
 
     fn tell_others_to_resync(&mut self, room: &RoomId, now: Instant) {
-        let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, presence: false };
+        let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, from_script: false };
         let mut resync = batch::header(head).to_vec();
         batch::push_resync(&mut resync);
         let channel = self.channels.name(Channel::Room(room.as_str()));
@@ -356,7 +391,7 @@ impl Ingress {
             self.link.settled();
             self.cells.link_up.set(1);
             if std::mem::take(&mut self.missed) {
-                self.delivery.resync_all(reason::LINK_LOST);
+                self.delivery.resync_after_loss();
             }
             self.tell(LinkState::Up);
             tracing::info!(instances = self.registry.alive(), "the link to Redis is up");
@@ -389,9 +424,18 @@ impl Ingress {
     /// When Redis refused something that the uplink cannot do without: the driver closes the
     /// connection and calls [`Ingress::lost`].
     pub fn event(&mut self, event: Event<Expect>, timestamp: u64, now: Instant) -> Result<(), LinkError> {
+        self.delivery.following().clock(now);
         match event {
             Event::Up => self.link_up(now),
-            Event::Message { channel, payload } => self.message(&channel, &payload, timestamp, now),
+            Event::Message { channel, payload } => {
+                self.message(&channel, &payload, timestamp, now);
+                self.send_reads(now);
+            }
+            Event::Reply(Expect::History(call), answer) => self.history_answer(call, answer, now)?,
+            Event::Reply(Expect::Page(request), answer) => {
+                answer.map_err(|error| refused("PING", &error))?;
+                self.page_due(request, now);
+            }
             Event::Reply(Expect::Script(call), answer) => {
                 let (caller, link) = (&self.caller, &mut self.link);
                 let final_answer = self.scripts.answered(call, answer, |out| send(caller, link, out, now));
@@ -422,7 +466,8 @@ impl Ingress {
         // When Redis itself was away, all instances look silent: first they get the time to come back.
         let reap = now + self.reap_every.max(BACKOFF_LONGEST.min(self.threshold));
         let renew = now + KEY_TTL / RENEWALS_PER_TTL;
-        self.timers = Timers { register: now + self.heartbeat, reap, renew };
+        self.timers = Timers { register: now + self.heartbeat, reap, renew, check: now + CHECK_EVERY };
+        self.load_history(now);
         self.subscribe(Channel::Instances, None, now);
         self.subscribe(Channel::Global, None, now);
         self.register(now);
@@ -451,9 +496,8 @@ impl Ingress {
         match call {
             Call::Join { join, route, .. } => {
                 let (member_count, members) = presence::decode_members(answer).ok_or(unreadable)?;
-                let Join { room, asker, want_members, .. } = *join;
+                let Join { room, asker, want_members, since, .. } = *join;
                 let members = want_members.then_some(members);
-                let shard = asker.connection.shard;
                 let joined = Joined {
                     room,
                     asker,
@@ -463,7 +507,7 @@ impl Ingress {
                     history: None,
                     recovery: Err(NotRecovered::NoHistory),
                 };
-                self.delivery.control(shard, Envelope::Joined(Box::new(joined)));
+                self.join_granted(Box::new(joined), since, now);
             }
             Call::Members { room, asker } => {
                 let (member_count, members) = presence::decode_members(answer).ok_or(unreadable)?;
@@ -537,7 +581,7 @@ impl Ingress {
     }
 }
 
-fn send(caller: &Caller, link: &mut Link<Expect>, outgoing: Outgoing, now: Instant) {
+fn send(caller: &Caller, link: &mut Link<Expect>, outgoing: Outgoing<Call>, now: Instant) {
     let command = caller.command(&outgoing.call, outgoing.with_text);
     link.send(&command, Expect::Script(outgoing.call), now);
 }

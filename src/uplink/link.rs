@@ -13,6 +13,10 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Longest wait between attempts: many instances must not hammer a Redis that is coming up.
 pub const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
 
+/// Codes of errors by which Redis says "not now" rather than "never", having done nothing.
+pub const PASSING: [&str; 8] =
+    ["LOADING", "MASTERDOWN", "BUSY", "READONLY", "OOM", "MISCONF", "TRYAGAIN", "NOREPLICAS"];
+
 /// What a connection says first.
 #[derive(Clone, Debug)]
 pub struct Handshake {

@@ -12,6 +12,9 @@ pub mod batch;
 pub mod channel;
 pub mod delivery;
 pub mod driver;
+pub mod follower;
+pub mod following;
+pub mod history;
 pub mod ingress;
 pub mod link;
 pub mod preflight;
@@ -20,6 +23,7 @@ pub mod publisher;
 pub mod registry;
 pub mod script_queue;
 pub mod socket;
+pub mod store_queue;
 pub mod wire;
 
 /// Why an instance cannot start with the Redis that it was given.

@@ -3,19 +3,18 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use redis::Value;
+use redis::{Cmd, Value};
 
 use super::UplinkError;
-use super::link::{Event, Link, LinkError, words};
+use super::history::{self, HistoryCaller};
+use super::link::{Event, Link, LinkError, PASSING, words};
 use super::presence::{self, Call, Caller, Registered};
 use super::socket;
 use crate::config::RedisSettings;
+use crate::room::history::Epoch;
 
 /// Between two looks whether the holder of this instance's name is still alive.
 const HELD_LOOKS: Duration = Duration::from_millis(50);
-
-/// Errors by which Redis says "not now" rather than "never": no reason to refuse the start.
-const PASSING: [&str; 7] = ["LOADING", "MASTERDOWN", "BUSY", "READONLY", "OOM", "MISCONF", "TRYAGAIN"];
 
 /// Connects, checks the rights, and registers the instance. False when Redis cannot be reached now: the
 /// instance starts alone then and keeps trying.
@@ -25,10 +24,19 @@ const PASSING: [&str; 7] = ["LOADING", "MASTERDOWN", "BUSY", "READONLY", "OOM", 
 ///
 /// # Errors
 /// When Redis refuses what the uplink needs, or another live process has the name.
-pub fn check(settings: &RedisSettings, caller: &Caller, link: Link<()>) -> Result<bool, UplinkError> {
+pub fn check(
+    settings: &RedisSettings,
+    (caller, history): (&Caller, &HistoryCaller),
+    link: Link<()>,
+) -> Result<bool, UplinkError> {
     let outcome = Session::open(settings, link).and_then(|mut session| {
         let missing = session.call(caller, &Call::Probe)?;
-        let missing = presence::decode_text(&missing).unwrap_or_default();
+        let mut missing = presence::decode_text(&missing).unwrap_or_default();
+        if missing.is_empty() {
+            // No epoch begins by looking at rights.
+            let probe = session.send(&history.command(&history::Call::Probe, Epoch(0), true))?;
+            missing = presence::decode_text(&probe).unwrap_or_default();
+        }
         if missing.is_empty() {
             session.register(caller)
         } else {
@@ -77,11 +85,15 @@ impl Session {
     }
 
     fn call(&mut self, caller: &Caller, call: &Call) -> Result<Value, LinkError> {
-        self.link.send(&caller.command(call, true), (), Instant::now());
+        self.send(&caller.command(call, true))
+    }
+
+    fn send(&mut self, command: &Cmd) -> Result<Value, LinkError> {
+        self.link.send(command, (), Instant::now());
         match self.next()? {
             Event::Reply((), Ok(value)) => Ok(value),
             Event::Reply((), Err(error)) => {
-                Err(LinkError::Refused { step: "the presence script (EVAL)", error: words(&error) })
+                Err(LinkError::Refused { step: "a script (EVAL)", error: words(&error) })
             }
             Event::Up | Event::Message { .. } => Err(LinkError::Unexpected),
         }

@@ -109,7 +109,7 @@ impl Caller {
     pub fn command(&self, call: &Call, with_text: bool) -> Cmd {
         let mut command = if with_text { cmd("EVAL") } else { cmd("EVALSHA") };
         command.arg(if with_text { include_str!("presence.lua") } else { self.script.get_hash() });
-        let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, presence: true };
+        let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, from_script: true };
         command
             .arg(0)
             .arg(&self.prefix)
@@ -265,7 +265,7 @@ pub fn decode_text(value: &Value) -> Option<String> {
     bytes_of(value).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
 }
 
-fn bytes_of(value: &Value) -> Option<&[u8]> {
+pub(super) fn bytes_of(value: &Value) -> Option<&[u8]> {
     match value {
         Value::BulkString(bytes) => Some(bytes),
         _ => None,

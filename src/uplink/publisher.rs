@@ -1,13 +1,16 @@
 //! What this instance publishes: events gather per channel and go out as batches, pipelined.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hashbrown::{HashMap, HashSet};
+use redis::{ServerError, Value};
 
 use super::batch::{self, Header, Origin, Packer, Sequence};
 use super::channel::{Channel, Channels};
-use super::link::Link;
+use super::link::{Link, LinkError};
+use super::store_queue::{StoreCall, StoreQueue};
 use crate::hashing::Hashing;
 use crate::identity::RoomId;
 use crate::metrics::UplinkCells;
@@ -21,11 +24,17 @@ const NUMBERING_KEPT: Duration = Duration::from_secs(600);
 /// only the numbering shows the gap.
 const MISSED_ROOMS: usize = 65_536;
 
+/// Time after a room's last batch when its sequence is sent once more, so that a receiver which missed that batch
+/// notices.
+const QUIET: Duration = Duration::from_secs(3);
+
 /// What a command on the publisher's connection was.
 #[derive(Debug)]
 pub enum Sent {
     /// A batch for this target.
     Batch(Target),
+    /// Messages to be stored.
+    Stores(StoreCall),
     /// A heartbeat.
     Heartbeat,
 }
@@ -40,6 +49,8 @@ struct Gathering {
 struct Numbering {
     last: u64,
     used: Instant,
+    /// Whether the room stands in the list of those that may have gone quiet.
+    watched: bool,
 }
 
 /// Gathers publications and numbers the batches.
@@ -54,6 +65,9 @@ pub struct Publisher {
     bytes: usize,
     numbering: HashMap<RoomId, Numbering>,
     forget_at: Option<Instant>,
+    /// Rooms with a batch whose sequence is to be repeated, and when to look, in that order.
+    watched: VecDeque<(RoomId, Instant)>,
+    stores: StoreQueue,
     missed: HashSet<RoomId, Hashing>,
     cells: Arc<UplinkCells>,
 }
@@ -76,6 +90,7 @@ impl Publisher {
         channels: Channels,
         origin: Origin,
         batching: Batching,
+        stores: StoreQueue,
         cells: Arc<UplinkCells>,
     ) -> std::io::Result<Self> {
         Ok(Self {
@@ -88,6 +103,8 @@ impl Publisher {
             bytes: 0,
             numbering: HashMap::new(),
             forget_at: None,
+            watched: VecDeque::new(),
+            stores,
             missed: HashSet::default(),
             cells,
         })
@@ -95,8 +112,14 @@ impl Publisher {
 
     /// Takes one event.
     pub fn add(&mut self, publication: Publication) {
-        let Publication::Event { target, event } = publication else { return };
         self.cells.published.add(1);
+        let (target, event) = match publication {
+            Publication::Event { target, event } => (target, event),
+            Publication::Store(store) => {
+                self.bytes += store.event.len() + batch::RECORD_HEADER_BYTES;
+                return self.stores.add(*store);
+            }
+        };
         self.bytes += event.len() + batch::RECORD_HEADER_BYTES;
         let gathering = self.gathering.entry(target).or_insert_with_key(|target| {
             self.order.push(target.clone());
@@ -125,7 +148,66 @@ impl Publisher {
                 self.remember_missed(target);
             }
         }
+        self.stores.flush(link, now);
+        self.repeat_quiet(link, now);
         self.forget_unused(now);
+    }
+
+    /// Repeats the sequence of rooms that have gone quiet: the header of their last batch, without events.
+    fn repeat_quiet(&mut self, link: &mut Link<Sent>, now: Instant) {
+        while let Some((_, at)) = self.watched.front()
+            && *at <= now
+            && let Some((room, _)) = self.watched.pop_front()
+        {
+            let Some(numbering) = self.numbering.get_mut(&room) else { continue };
+            let (last, since) = (numbering.last, now.saturating_duration_since(numbering.used));
+            if since < QUIET {
+                let at = numbering.used + QUIET;
+                self.watched.push_back((room, at));
+                continue;
+            }
+            numbering.watched = false;
+            // Without a link nothing is repeated: once it is back, the rooms that missed something are told.
+            if link.is_up() {
+                let mut records = Vec::new();
+                batch::push_quiet(&mut records, since.as_millis() as u32);
+                self.publish(link, Target::Room(room), Sequence::Follows(last), &records, now);
+            }
+        }
+    }
+
+    /// When a room may have gone quiet, if there is such a room.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.watched.front().map(|(_, at)| *at)
+    }
+
+    /// A call that stores messages was answered.
+    ///
+    /// # Errors
+    /// When Redis refuses what the uplink cannot do without.
+    pub fn stored(
+        &mut self,
+        call: StoreCall,
+        answer: Result<Value, ServerError>,
+        link: &mut Link<Sent>,
+        now: Instant,
+    ) -> Result<(), LinkError> {
+        self.stores.answered(call, answer, link, now)
+    }
+
+    /// Calls that wait for others to be answered.
+    pub fn waiting(&self) -> usize {
+        self.stores.waiting()
+    }
+
+    /// Whether someone waits for a message to be stored.
+    pub fn is_storing(&self) -> bool {
+        self.stores.is_storing()
+    }
+
+    /// Moves answers into the shards' queues. True when some still wait.
+    pub fn flush_answers(&mut self) -> bool {
+        self.stores.flush_answers()
     }
 
     fn publish(
@@ -136,7 +218,7 @@ impl Publisher {
         records: &[u8],
         now: Instant,
     ) {
-        let head = Header { origin: self.origin, sequence, presence: false };
+        let head = Header { origin: self.origin, sequence, from_script: false };
         let batch = self.packer.pack(head, records);
         self.cells.batches_out.add(1);
         self.cells.batch_bytes_out.add(batch.len() as u64);
@@ -145,13 +227,14 @@ impl Publisher {
 
     fn number(&mut self, target: &Target, now: Instant) -> Sequence {
         let Target::Room(room) = target else { return Sequence::Unnumbered };
-        if let Some(numbering) = self.numbering.get_mut(room) {
-            numbering.last += 1;
-            numbering.used = now;
-            return Sequence::Follows(numbering.last);
+        let numbering =
+            self.numbering.entry(room.clone()).or_insert(Numbering { last: 0, used: now, watched: false });
+        numbering.last += 1;
+        numbering.used = now;
+        if !std::mem::replace(&mut numbering.watched, true) {
+            self.watched.push_back((room.clone(), now + QUIET));
         }
-        self.numbering.insert(room.clone(), Numbering { last: 1, used: now });
-        Sequence::Begins(1)
+        if numbering.last == 1 { Sequence::Begins(1) } else { Sequence::Follows(numbering.last) }
     }
 
     fn forget_unused(&mut self, now: Instant) {
@@ -172,11 +255,15 @@ impl Publisher {
 
     /// The connection is gone. What was sent and not answered may or may not have arrived.
     pub fn link_lost(&mut self, unanswered: Vec<Sent>) {
+        let mut calls = Vec::new();
         for sent in unanswered {
-            if let Sent::Batch(target) = sent {
-                self.remember_missed(target);
+            match sent {
+                Sent::Batch(target) => self.remember_missed(target),
+                Sent::Stores(call) => calls.push(call),
+                Sent::Heartbeat => {}
             }
         }
+        self.stores.link_lost(calls.into_iter());
     }
 
     /// The connection is back: the members of rooms that missed something are told.
@@ -206,11 +293,14 @@ mod tests {
 
     use super::*;
     use crate::uplink::batch::{HEADER_BYTES, Record, parse_header, parse_records};
+    use crate::uplink::history::{Epochs, HistoryCaller, HistoryRules};
     use crate::uplink::link::Handshake;
 
     fn publisher() -> Publisher {
         let batching = Batching { size: 1_000, compress_from: usize::MAX };
-        Publisher::new(Channels::new("t:"), Origin(7), batching, Arc::default()).unwrap()
+        let caller = HistoryCaller::new("t:", Origin(7), HistoryRules::none());
+        let stores = StoreQueue::new(caller, Epochs::new(1), Vec::new());
+        Publisher::new(Channels::new("t:"), Origin(7), batching, stores, Arc::default()).unwrap()
     }
 
     fn down(now: Instant) -> Link<Sent> {
@@ -326,6 +416,28 @@ mod tests {
         }
         publisher.link_up(&mut link, now);
         assert!(published(&mut link).is_empty(), "told once");
+    }
+
+    #[test]
+    fn a_room_that_goes_quiet_repeats_its_sequence_once() {
+        let now = Instant::now();
+        let (mut publisher, mut link) = (publisher(), up(now));
+        add(&mut publisher, room("a"), "1");
+        publisher.flush(&mut link, now);
+        let later = now + QUIET / 2;
+        add(&mut publisher, room("a"), "2");
+        publisher.flush(&mut link, later);
+        published(&mut link);
+        publisher.flush(&mut link, now + QUIET);
+        assert!(published(&mut link).is_empty(), "it was not quiet for long enough");
+        assert_eq!(publisher.deadline(), Some(later + QUIET));
+        publisher.flush(&mut link, later + QUIET);
+        let sent = published(&mut link);
+        assert_eq!(parse_header(&sent[0].1).unwrap().sequence, Sequence::Follows(2));
+        let records = parse_records(&sent[0].1[HEADER_BYTES..]).unwrap();
+        assert_eq!(records, [Record::Quiet { since_ms: QUIET.as_millis() as u32 }]);
+        publisher.flush(&mut link, later + 9 * QUIET);
+        assert!(published(&mut link).is_empty(), "once");
     }
 
     #[test]

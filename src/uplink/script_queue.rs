@@ -7,31 +7,35 @@
 
 use redis::{ServerError, Value};
 
-use super::presence::Call;
-
 /// A call to send now.
 #[derive(Debug)]
-pub struct Outgoing {
+pub struct Outgoing<C> {
     /// The call.
-    pub call: Call,
+    pub call: C,
     /// Whether the script's text goes with it.
     pub with_text: bool,
 }
 
 /// Keeps script calls in order.
-#[derive(Debug, Default)]
-pub struct ScriptQueue {
+#[derive(Debug)]
+pub struct ScriptQueue<C> {
     in_flight: usize,
     stalled: bool,
     /// Answered, but to be repeated.
-    again: Vec<Call>,
+    again: Vec<C>,
     /// Submitted meanwhile: they stand behind all that are in flight.
-    kept: Vec<Call>,
+    kept: Vec<C>,
 }
 
-impl ScriptQueue {
+impl<C> Default for ScriptQueue<C> {
+    fn default() -> Self {
+        Self { in_flight: 0, stalled: false, again: Vec::new(), kept: Vec::new() }
+    }
+}
+
+impl<C> ScriptQueue<C> {
     /// A new call: to be sent at once, or kept until the script is loaded again.
-    pub fn submit(&mut self, call: Call) -> Option<Outgoing> {
+    pub fn submit(&mut self, call: C) -> Option<Outgoing<C>> {
         if self.stalled {
             self.kept.push(call);
             return None;
@@ -44,15 +48,15 @@ impl ScriptQueue {
     /// calls to send now.
     pub fn answered(
         &mut self,
-        call: Call,
+        call: C,
         answer: Result<Value, ServerError>,
-        mut send: impl FnMut(Outgoing),
-    ) -> Option<(Call, Result<Value, ServerError>)> {
+        mut send: impl FnMut(Outgoing<C>),
+    ) -> Option<(C, Result<Value, ServerError>)> {
         self.in_flight -= 1;
         let unknown = matches!(&answer, Err(error) if error.code() == "NOSCRIPT");
         if unknown && !self.stalled {
             self.stalled = true;
-            tracing::debug!("Redis has no presence script: loading it");
+            tracing::debug!("Redis does not know a script: loading it");
         }
         if !self.stalled {
             return Some((call, answer));
@@ -74,9 +78,11 @@ impl ScriptQueue {
         self.again.len() + self.kept.len()
     }
 
-    /// The connection is gone, and all calls with it.
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    /// The connection is gone, and all calls with it. Returns those that waited.
+    pub fn clear(&mut self) -> Vec<C> {
+        let Self { mut again, mut kept, .. } = std::mem::take(self);
+        again.append(&mut kept);
+        again
     }
 }
 
@@ -85,6 +91,7 @@ mod tests {
     use redis::parse_redis_value;
 
     use super::*;
+    use crate::uplink::presence::Call;
 
     fn renew(cursor: &str) -> Call {
         Call::Renew { cursor: cursor.into() }

@@ -44,6 +44,10 @@ pub(super) struct Client {
     sent: BTreeMap<Room, u64>,
     /// Joins to be asked for again.
     again: Vec<(Ms, Room)>,
+    /// Messages whose outcome is not known, and when to send them again once the room is joined.
+    unknown: BTreeMap<(Room, u64), Ms>,
+    /// Messages that wait for their replies.
+    unanswered: BTreeSet<(Room, u64)>,
     /// The count and the users in a room, as it was last told on asking.
     pub(super) counts: BTreeMap<Room, u64>,
 }
@@ -66,6 +70,8 @@ impl Client {
             inside: BTreeSet::new(),
             sent: BTreeMap::new(),
             again: Vec::new(),
+            unknown: BTreeMap::new(),
+            unanswered: BTreeSet::new(),
             counts: BTreeMap::new(),
         }
     }
@@ -106,6 +112,10 @@ impl Client {
         self.state = State::Away { until };
         self.inside.clear();
         self.again.clear();
+        // Only in a room with history may a message be sent twice.
+        let kept = std::mem::take(&mut self.unanswered);
+        let known = |room: &Room| self.wishes.get(room).is_some_and(|wish| wish.since.is_some());
+        self.unknown.extend(kept.into_iter().filter(|(room, _)| known(room)).map(|key| (key, now)));
         self.outbox.clear();
     }
 
@@ -167,12 +177,28 @@ impl Client {
 
     pub(super) fn publish(&mut self, room: Room, notes: &mut Notes) {
         let number = *self.sent.entry(room).and_modify(|number| *number += 1).or_insert(0);
+        self.send(room, number, notes);
+    }
+
+    fn send(&mut self, room: Room, number: u64, notes: &mut Notes) {
         let message = Message { sender: self.member, number };
         notes.push(Record::Sent { room, message, session: self.session });
+        self.unanswered.insert((room, number));
         let (sender, room) = (self.member.0, room.0);
         self.say(&format!(
             r#"{{"type":"room_message","roomId":"r{room}","messageId":"m{room}.{number}","data":{{"s":{sender},"n":{number}}}}}"#
         ));
+    }
+
+    fn send_again(&mut self, now: Ms, notes: &mut Notes) {
+        if self.state != State::Open || self.unknown.is_empty() {
+            return;
+        }
+        let inside = &self.inside;
+        let due = self.unknown.extract_if(.., |(room, _), at| *at <= now && inside.contains(room));
+        for (room, number) in due.map(|(key, _)| key).collect::<Vec<_>>() {
+            self.send(room, number, notes);
+        }
     }
 
     /// Reads what has come, and sends what is to be sent.
@@ -187,6 +213,7 @@ impl Client {
         for room in due {
             self.ask_to_join(room);
         }
+        self.send_again(now, notes);
         if ended {
             let wait = random.within(50..600);
             self.part(sockets, now + wait, now, notes);
@@ -268,6 +295,7 @@ impl Client {
             }
             ("message_ack", Some(room)) => {
                 if let Some(message) = self.own(value) {
+                    self.unanswered.remove(&(room, message.number));
                     notes.push(Record::Acked { room, message, offset: value["offset"].as_u64() });
                 }
             }
@@ -307,15 +335,24 @@ impl Client {
         let number = |text: &str| text.split('.').next().and_then(|number| number.parse().ok()).map(Room);
         let (kind, room) = (id.get(..1).unwrap_or_default(), id.get(1..).and_then(number));
         match (kind, room, self.own(value)) {
-            ("m", Some(room), Some(message)) if value["code"] != "timeout" => {
-                notes.push(Record::Failed { room, message });
+            ("m", Some(room), Some(message)) => {
+                self.unanswered.remove(&(room, message.number));
+                if value["code"] == "timeout" {
+                    self.unknown.insert((room, message.number), now + random.within(100..2_000));
+                } else {
+                    notes.push(Record::Failed { room, message });
+                }
             }
             ("j", Some(room), _) => self.again.push((now + random.within(200..800), room)),
             ("w", Some(room), _) => self.ask_for_members(room),
-            ("m", ..) => {}
             _ => panic!("an error that nothing explains: {value}"),
         }
     }
+}
+
+/// The message whose event this is.
+pub(super) fn message_in(event: &[u8]) -> Message {
+    message_of(&serde_json::from_slice(event).expect("an event is JSON"))
 }
 
 fn message_of(value: &Value) -> Message {

@@ -14,6 +14,8 @@ pub(super) enum Fault {
     RedisEmpty { lasts: Ms },
     /// A replica takes over that lags behind.
     RedisFailover { lasts: Ms },
+    /// Streams are evicted or deleted.
+    StreamsEvicted,
     /// SCRIPT FLUSH.
     ScriptsForgotten,
     /// Redis has no memory left.
@@ -34,7 +36,7 @@ impl Fault {
     pub(super) fn draw(random: &mut Random) -> Self {
         let host = random.below(3) as usize;
         let lasts = random.within(50..4_000);
-        match random.below(14) {
+        match random.below(15) {
             0 | 1 => Self::LinkDropped { host: Some(host), ingress: true, publisher: random.chance(300) },
             2 => Self::LinkDropped { host: Some(host), ingress: false, publisher: true },
             3 => Self::LinkDropped { host: None, ingress: true, publisher: true },
@@ -46,6 +48,7 @@ impl Fault {
             9 => Self::CutOff { host, lasts },
             10 => Self::Killed { host, lasts },
             11 => Self::ShardStalled { host, shard: random.below(4) as usize, lasts: lasts / 4 },
+            13 => Self::StreamsEvicted,
             12 => Self::ClientsDropped { every: random.within(1..20) },
             _ => Self::ReaderStalled { client: random.below(1_000) as usize, lasts },
         }

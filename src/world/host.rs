@@ -18,6 +18,7 @@ use crate::shard::envelope::{Envelope, LinkState};
 use crate::shard::mesh::Mesh;
 use crate::shard::outlet::{Outlet, Waker};
 use crate::shard::{Action, Now, Shard, UplinkPort};
+use crate::uplink::history::HistoryRules;
 
 /// Messages in a queue between threads: few, so that queues run full in the world.
 const QUEUE: usize = 64;
@@ -89,10 +90,13 @@ impl Host {
         let (commands, ingress) = bounded(QUEUE);
         let (publications, publisher) = bounded(QUEUE);
         let ingress_waker = waker();
-        let mut to_shards = Vec::new();
+        let (mut to_shards, mut answers) = (Vec::new(), Vec::new());
         for (waker, inboxes) in wakers.iter().zip(&mut inboxes) {
             let (outlet, inbox) = Outlet::new(QUEUE, waker.clone());
             to_shards.push(outlet);
+            inboxes.push(inbox);
+            let (outlet, inbox) = Outlet::new(QUEUE, waker.clone());
+            answers.push(outlet);
             inboxes.push(inbox);
         }
         let port = || UplinkPort {
@@ -109,9 +113,12 @@ impl Host {
         });
         let shards = shards.collect();
         let cells = instance.uplink.clone().expect("the settings have a Redis");
-        let side = ShardSide { shards: to_shards, commands: ingress, publications: publisher, cells };
+        let side =
+            ShardSide { shards: to_shards, answers, commands: ingress, publications: publisher, cells };
+        let rules =
+            HistoryRules { settings: settings.history.clone(), reply_bytes: settings.outbox_bytes / 2 };
         let redis = settings.redis.as_ref().expect("the settings have a Redis");
-        let uplink = Uplink::new(number, &instance.id, redis, side, random, clock);
+        let uplink = Uplink::new(number, &instance.id, (redis, &rules), side, random, clock);
         instance.enter(Phase::Serving);
         Self { instance, shards, uplink }
     }

@@ -10,6 +10,7 @@ mod client;
 mod driver;
 mod fault;
 mod host;
+mod ledger;
 mod pipe;
 mod random;
 mod redis;

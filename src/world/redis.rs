@@ -4,10 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use redis::{Script, Value};
 
+use super::ledger::{Ledger, LedgerCall};
 use super::pipe::{Ms, Pipe};
 use super::random::Random;
-use super::register::{Operation, Register};
+use super::register::{Operation, Publishes, Register};
 use crate::uplink::wire::{Decoder, Inbound};
+
+/// The script whose calls are not about presence.
+const HISTORY: &str = include_str!("../uplink/history.lua");
 
 /// Which of an instance's connections one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,14 +32,25 @@ pub(super) struct Connection {
     abandoned: bool,
 }
 
+/// Everything that it keeps.
+#[derive(Clone, Default)]
+struct Data {
+    register: Register,
+    ledger: Ledger,
+}
+
 /// The server.
 pub(super) struct RedisModel {
     connections: BTreeMap<u32, Connection>,
     next: u32,
     scripts: BTreeSet<String>,
-    register: Register,
+    data: Data,
     /// States of before, for a replica that lags behind.
-    past: Vec<(Ms, Register)>,
+    past: Vec<(Ms, Data)>,
+    /// Changes with each restart and failover, as `master_replid` does.
+    primary: u64,
+    /// The name of `history.lua`.
+    history: String,
     /// Refuses connections until then.
     down_until: Ms,
     /// Refuses writes until then.
@@ -55,8 +70,10 @@ impl RedisModel {
             connections: BTreeMap::new(),
             next: 0,
             scripts: BTreeSet::new(),
-            register: Register::default(),
+            data: Data::default(),
             past: Vec::new(),
+            primary: 0,
+            history: Script::new(HISTORY).get_hash().to_owned(),
             down_until: 0,
             full_until: 0,
             slow: (0, 0),
@@ -101,7 +118,7 @@ impl RedisModel {
     /// Carries out what has arrived.
     pub(super) fn turn(&mut self, now: Ms) {
         if self.past.last().is_none_or(|(at, _)| at + 200 <= now) {
-            self.past.push((now, self.register.clone()));
+            self.past.push((now, self.data.clone()));
             if self.past.len() > 10 {
                 self.past.remove(0);
             }
@@ -202,22 +219,38 @@ impl RedisModel {
     }
 
     /// Runs a script.
-    fn evaluate(&mut self, words: &[Vec<u8>], now: Ms, reply: &mut Vec<u8>) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let named = String::from_utf8_lossy(&words[1]).into_owned();
+    fn evaluate(&mut self, words: &[Vec<u8>], now: Ms, reply: &mut Vec<u8>) -> Publishes {
+        let mut named = String::from_utf8_lossy(&words[1]).into_owned();
         if words[0] == b"EVAL" {
-            self.scripts.insert(Script::new(&named).get_hash().to_owned());
+            named = Script::new(&named).get_hash().to_owned();
+            self.scripts.insert(named.clone());
         } else if !self.scripts.contains(&named) {
             reply.extend_from_slice(b"-NOSCRIPT No matching script. Please use EVAL.\r\n");
             return Vec::new();
         }
-        let mut operation =
-            Operation { register: &mut self.register, arguments: &words[3..], now, publishes: Vec::new() };
-        if self.full_until > now && operation.writes() {
+        let (full, arguments) = (self.full_until > now, &words[3..]);
+        if named == self.history {
+            let (ledger, primary) = (&mut self.data.ledger, self.primary);
+            let mut call = LedgerCall { ledger, arguments, now, primary, full, publishes: Vec::new() };
+            match call.run() {
+                Ok(answer) => answer.write(reply),
+                Err(error) => reply.extend_from_slice(format!("-{error}\r\n").as_bytes()),
+            }
+            return call.publishes;
+        }
+        let register = &mut self.data.register;
+        let mut operation = Operation { register, arguments, now, publishes: Vec::new() };
+        if full && operation.writes() {
             reply.extend_from_slice(b"-OOM command not allowed when used memory > 'maxmemory'.\r\n");
             return Vec::new();
         }
         operation.run().write(reply);
         operation.publishes
+    }
+
+    /// What is kept of the rooms with history.
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.data.ledger
     }
 }
 
@@ -240,7 +273,8 @@ impl RedisModel {
     /// Everything is gone; back after a while.
     pub(super) fn restart_empty(&mut self, until: Ms, now: Ms) {
         self.drop_connections(None, None, now);
-        (self.register, self.past) = (Register::default(), Vec::new());
+        (self.data, self.past) = (Data::default(), Vec::new());
+        self.primary += 1;
         self.scripts.clear();
         self.down_until = until;
     }
@@ -250,11 +284,18 @@ impl RedisModel {
         self.drop_connections(None, None, now);
         if !self.past.is_empty() {
             let place = self.random.below(self.past.len() as u64) as usize;
-            self.register = self.past[place].1.clone();
+            self.data = self.past[place].1.clone();
         }
+        self.primary += 1;
         self.past.clear();
         self.scripts.clear();
         self.down_until = until;
+    }
+
+    /// Some streams are evicted.
+    pub(super) fn evict(&mut self) {
+        let random = &mut self.random;
+        self.data.ledger.evict(|| random.chance(500));
     }
 
     pub(super) fn forget_scripts(&mut self) {

@@ -5,24 +5,27 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checker::Checker;
-use checker::record::{Member, Message, Record, Room};
+use checker::record::{Final, Member, Message, Position, Record, Room};
 use checker::violation::Violation;
 
-use super::client::{Client, Notes};
+use super::client::{self, Client, Notes};
 use super::fault::Fault;
 use super::host::{Host, Socket, Sockets};
+use super::ledger::Entry;
 use super::pipe::Ms;
 use super::random::Random;
 use super::redis::{RedisModel, Role};
 use super::uplink::Clock;
 use crate::command::authorize::TokenVerifier;
-use crate::config::{HistorySettings, RedisSettings, Settings};
+use crate::config::{HistorySettings, RedisSettings, RoomPattern, Settings};
 use crate::identity::InstanceId;
 
 const HOSTS: usize = 3;
 const SHARDS: usize = 4;
 const CLIENTS: u32 = 50;
 const ROOMS: u64 = 8;
+/// Of these, the first ones with history.
+const WITH_HISTORY: u32 = 5;
 
 /// Milliseconds in which everything comes up undisturbed.
 const BEGINNING: Ms = 2_000;
@@ -119,7 +122,11 @@ impl Simulation {
     fn new(seed: u64, base: Instant, plant: Option<Plant>) -> Self {
         let mut random = Random::new(seed);
         let clock = Clock { base, now: 0 };
-        let settings: Vec<_> = (0..HOSTS).map(settings).collect();
+        let settings: Vec<_> = {
+            let kept =
+                (random.within(10..200) as usize, Duration::from_millis(random.within(3_000..300_000)));
+            (0..HOSTS).map(|host| settings(host, kept)).collect()
+        };
         let verifier = Arc::new(TokenVerifier::new(&settings[0]).expect("a secret is set"));
         let hosts = (0..HOSTS)
             .map(|number| Some(Host::new(number, &settings[number], &verifier, &mut random, clock)))
@@ -179,6 +186,7 @@ impl Simulation {
             Fault::RedisSlow { by, lasts } => self.redis.slow = (by, now + lasts),
             Fault::RedisEmpty { lasts } => self.redis.restart_empty(now + lasts, now),
             Fault::RedisFailover { lasts } => self.redis.fail_over(now + lasts, now),
+            Fault::StreamsEvicted => self.redis.evict(),
             Fault::ScriptsForgotten => self.redis.forget_scripts(),
             Fault::RedisFull { lasts } => self.redis.fill_up(now + lasts),
             Fault::CutOff { host, lasts } => self.redis.cut_off(host, now + lasts),
@@ -308,7 +316,9 @@ impl Simulation {
         for record in notes {
             self.trace.write_u64(now);
             self.trace.write(format!("{record:?}").as_bytes());
-            if let Record::Acked { room, message, offset: None } = record {
+            if let Record::Acked { room, message, offset: None } = record
+                && room.0 >= WITH_HISTORY
+            {
                 self.unsure.push((host, now, room, message));
             }
             self.received += u64::from(matches!(record, Record::Received { .. }));
@@ -366,6 +376,7 @@ impl Simulation {
     }
 
     fn judge(self) -> Outcome {
+        let finals = finals(&self.redis);
         let mut wrong_counts = Vec::new();
         for client in &self.clients {
             for (room, told) in &client.counts {
@@ -377,7 +388,7 @@ impl Simulation {
             }
         }
         Outcome {
-            violations: self.checker.finish(self.clock.now, &[]),
+            violations: self.checker.finish(self.clock.now, &finals),
             wrong_counts,
             trace: self.trace.finish(),
             received: self.received,
@@ -386,19 +397,36 @@ impl Simulation {
     }
 }
 
+/// The rooms' histories as Redis has them.
+fn finals(redis: &RedisModel) -> Vec<Final> {
+    let number = |room: &str| room.strip_prefix('r').and_then(|number| number.parse().ok());
+    let room = |(name, epoch, offset, kept): (&str, u64, u64, Vec<(u64, &Entry)>)| {
+        let messages = kept.into_iter().map(|(offset, entry)| (offset, client::message_in(&entry.event)));
+        let position = Position { epoch, offset };
+        Final {
+            room: Room(number(name).expect("rooms have numbers")),
+            position,
+            messages: messages.collect(),
+        }
+    };
+    redis.ledger().rooms().map(room).collect()
+}
+
 fn token(member: u32) -> String {
     let claims = serde_json::json!({ "sub": format!("u{member}"), "exp": u32::MAX });
     let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("HS256 needs only a secret")
 }
 
-fn settings(host: usize) -> Settings {
+fn settings(host: usize, (size, ttl): (usize, Duration)) -> Settings {
     let mut settings = Settings::for_tests();
     settings.instance_id = InstanceId::parse(&format!("i{host}")).expect("a valid name");
     settings.shards = SHARDS;
     settings.jwt_secret = Some(SECRET.to_owned());
     settings.message_rate = 0;
-    settings.history = HistorySettings { rooms: Vec::new(), ..settings.history };
+    let room = |number| RoomPattern::parse(&format!("r{number}")).expect("a room's name");
+    let rooms = (0..WITH_HISTORY).map(room).collect();
+    settings.history = HistorySettings { rooms, size, ttl, memory: 1 << 20, page: 100 };
     settings.redis = Some(RedisSettings {
         host: "redis".into(),
         port: 6379,

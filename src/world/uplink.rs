@@ -16,10 +16,13 @@ use crate::shard::outlet::Outlet;
 use crate::uplink::batch::Origin;
 use crate::uplink::channel::Channels;
 use crate::uplink::delivery::Delivery;
+use crate::uplink::following::Following;
+use crate::uplink::history::{Epochs, HistoryCaller, HistoryRules};
 use crate::uplink::ingress::{Expect, Ingress, PublisherLink};
 use crate::uplink::link::{Event, Handshake, Link, LinkError};
 use crate::uplink::publisher::{Batching, Publisher, Sent};
 use crate::uplink::registry::{self, Load};
+use crate::uplink::store_queue::StoreQueue;
 
 /// The world's clock, as the uplink's logic reads it.
 #[derive(Clone, Copy)]
@@ -41,6 +44,7 @@ impl Clock {
 /// What the uplink is connected to on the shards' side.
 pub(super) struct ShardSide {
     pub(super) shards: Vec<Outlet<Envelope>>,
+    pub(super) answers: Vec<Outlet<Envelope>>,
     pub(super) commands: Receiver<UplinkCommand>,
     pub(super) publications: Receiver<Publication>,
     pub(super) cells: Arc<UplinkCells>,
@@ -73,14 +77,18 @@ impl Uplink {
     pub(super) fn new(
         number: usize,
         instance: &InstanceId,
-        settings: &RedisSettings,
+        (settings, rules): (&RedisSettings, &HistoryRules),
         side: ShardSide,
         random: &mut Random,
         clock: Clock,
     ) -> Self {
         let origin = Origin(random.next());
         let now = clock.instant();
-        let delivery = Delivery::new(origin, side.shards, Arc::clone(&side.cells)).expect("zstd has memory");
+        let following = Following::new(rules.clone(), random.next());
+        let delivery = Delivery::new(origin, side.shards, following, Arc::clone(&side.cells));
+        let delivery = delivery.expect("zstd has memory");
+        let caller = HistoryCaller::new(&settings.prefix, origin, rules.clone());
+        let stores = StoreQueue::new(caller, Epochs::new(random.next()), side.answers);
         let ingress_link: Link<Expect> = link(settings, random.next(), now);
         let ingress = Ingress::new(
             settings,
@@ -92,7 +100,8 @@ impl Uplink {
             now,
         );
         let batching = Batching { size: settings.batch_bytes, compress_from: settings.batch_compress_bytes };
-        let publisher = Publisher::new(Channels::new(&settings.prefix), origin, batching, side.cells);
+        let channels = Channels::new(&settings.prefix);
+        let publisher = Publisher::new(channels, origin, batching, stores, side.cells);
         Self {
             number,
             instance: instance.clone(),
@@ -149,6 +158,7 @@ impl Uplink {
                 self.losses += 1;
             }
         }
+        self.publisher.flush_answers();
     }
 
     fn ingress_turn(
@@ -229,6 +239,9 @@ impl Uplink {
                     self.heartbeat_at = clock.now;
                     self.served = self.seen;
                     self.publisher_up = true;
+                }
+                Event::Reply(Sent::Stores(call), answer) => {
+                    self.publisher.stored(call, answer, &mut self.link, now)?;
                 }
                 Event::Reply(_, Err(error)) => {
                     let error = crate::uplink::link::words(&error);

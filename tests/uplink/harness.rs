@@ -10,16 +10,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use tableforge::config::RedisSettings;
+use tableforge::config::{HistorySettings, RedisSettings, RoomPattern};
 use tableforge::identity::{ConnectionId, InstanceId, RoomId, ShardId, UserId};
 use tableforge::metrics::UplinkCells;
+use tableforge::room::history::Position;
 use tableforge::room::route::RoomRoute;
 use tableforge::shard::envelope::{
-    Asker, Envelope, Join, Joined, LinkState, Member, Presence, Publication, Target, UplinkCommand,
+    Asker, Envelope, Join, Joined, LinkState, Member, Presence, Publication, ReadHistory, Store,
+    StoreOutcome, Target, UplinkCommand,
 };
 use tableforge::shard::outlet::{Outlet, Waker};
 use tableforge::uplink::UplinkError;
 use tableforge::uplink::driver::{Ports, UplinkHandle, start};
+use tableforge::uplink::history::HistoryRules;
 use tableforge::uplink::registry::Load;
 
 /// How long an expected event may take: far longer than it does, so that a busy machine fails no test.
@@ -120,6 +123,13 @@ pub fn settings(port: u16) -> RedisSettings {
     }
 }
 
+/// History for all rooms: `size` messages, kept for a minute.
+pub fn rules(size: usize) -> HistoryRules {
+    let rooms = vec![RoomPattern::parse("*").unwrap()];
+    let settings = HistorySettings { rooms, size, ttl: Duration::from_secs(60), memory: 64 << 20, page: 300 };
+    HistoryRules { settings, reply_bytes: 512 * 1024 }
+}
+
 pub fn room(name: &str) -> RoomId {
     RoomId::parse(name).unwrap()
 }
@@ -136,6 +146,8 @@ pub fn member(name: &str) -> Member {
 pub struct Instance {
     handle: Option<UplinkHandle>,
     pub shards: Vec<Receiver<Envelope>>,
+    /// Answers to what was to be stored.
+    answered: Vec<Receiver<Envelope>>,
     commands: Sender<UplinkCommand>,
     waker: Arc<Waker>,
     publications: Sender<Publication>,
@@ -155,9 +167,31 @@ impl Instance {
         instance
     }
 
+    /// As [`Instance::up`], with history for the rooms that `rules` name.
+    pub fn with_history(name: &str, settings: &RedisSettings, rules: HistoryRules) -> Self {
+        let instance = Self::begin(name, settings, rules, 1_024).expect("the uplink starts");
+        instance.expect_link(LinkState::Restoring);
+        instance.restored();
+        instance.expect_link(LinkState::Up);
+        instance
+    }
+
     pub fn try_start(name: &str, settings: &RedisSettings, capacity: usize) -> Result<Self, UplinkError> {
+        Self::begin(name, settings, HistoryRules::none(), capacity)
+    }
+
+    fn begin(
+        name: &str,
+        settings: &RedisSettings,
+        rules: HistoryRules,
+        capacity: usize,
+    ) -> Result<Self, UplinkError> {
         let (mut outlets, mut shards) = (Vec::new(), Vec::new());
+        let (mut answers, mut answered) = (Vec::new(), Vec::new());
         for _ in 0..2 {
+            let (outlet, receiver) = Outlet::new(100_000, Waker::new().unwrap());
+            answers.push(outlet);
+            answered.push(receiver);
             let (outlet, receiver) = Outlet::new(capacity, Waker::new().unwrap());
             outlets.push(outlet);
             shards.push(receiver);
@@ -167,16 +201,18 @@ impl Instance {
         let (waker, cells) = (Waker::new().unwrap(), Arc::new(UplinkCells::default()));
         let ports = Ports {
             shards: outlets,
+            answers,
             commands: for_ingress,
             waker: Arc::clone(&waker),
             publications: for_publisher,
             cells: Arc::clone(&cells),
         };
         let id = InstanceId::parse(name).unwrap();
-        let handle = start(settings, &id, 7, ports, Load::default, None)?;
+        let handle = start(settings, rules, &id, 7, ports, Load::default, None)?;
         Ok(Self {
             handle: Some(handle),
             shards,
+            answered,
             commands,
             waker,
             publications,
@@ -233,6 +269,17 @@ impl Instance {
 
     /// Asks for a join of a connection on shard 0, without waiting for the answer.
     pub fn ask_join(&self, room: &RoomId, who: &str, enters: bool) -> Arc<RoomRoute> {
+        self.ask_resume(room, who, enters, None)
+    }
+
+    /// As [`Instance::ask_join`], resuming at `since`.
+    pub fn ask_resume(
+        &self,
+        room: &RoomId,
+        who: &str,
+        enters: bool,
+        since: Option<Position>,
+    ) -> Arc<RoomRoute> {
         self.own.borrow_mut().insert(user(who));
         let route = Arc::new(RoomRoute::default());
         route.add(ShardId(0));
@@ -241,11 +288,68 @@ impl Instance {
             asker: asker(who),
             member: member(who),
             want_members: true,
-            since: None,
+            since,
             again: false,
         };
         self.command(UplinkCommand::Join { join: Box::new(join), enters, route: Arc::clone(&route) });
         route
+    }
+
+    /// Gives a message to be stored, without waiting for the answer.
+    pub fn ask_store(&self, room: &RoomId, who: &str, message_id: Option<&str>, text: &str) {
+        let message_id = message_id.map(Into::into);
+        let store = Store {
+            room: room.clone(),
+            asker: Asker { connection: connection(), message_id },
+            user: user(who),
+            sender: Some(connection()),
+            event: Bytes::from(format!("{{\"data\":\"{text}\"}}")),
+        };
+        self.publications.send(Publication::Store(Box::new(store))).expect("the publisher runs");
+    }
+
+    /// Stores a message and waits for what becomes of it.
+    pub fn store(&self, room: &RoomId, who: &str, message_id: &str, text: &str) -> StoreOutcome {
+        self.ask_store(room, who, Some(message_id), text);
+        self.outcome().1
+    }
+
+    /// The next answer to what was to be stored: the `messageId`, and what became of it.
+    pub fn outcome(&self) -> (String, StoreOutcome) {
+        match self.answered[0].recv_timeout(PATIENCE).expect("an answer comes") {
+            Envelope::Stored { asker, outcome, .. } => {
+                (asker.message_id.map(String::from).unwrap_or_default(), outcome)
+            }
+            other => panic!("expected the answer to a message, got {other:?}"),
+        }
+    }
+
+    /// Joins resuming at `since`, and waits for the answer.
+    pub fn resume(&self, room: &RoomId, who: &str, since: Position) -> Box<Joined> {
+        self.ask_resume(room, who, true, Some(since));
+        self.joined()
+    }
+
+    /// Asks for a page of the room's past and waits for it.
+    pub fn page(
+        &self,
+        room: &RoomId,
+        since: Option<Position>,
+        limit: usize,
+        reverse: bool,
+    ) -> Option<(Position, Vec<String>)> {
+        let request = ReadHistory { room: room.clone(), asker: asker("page"), since, limit, reverse };
+        self.command(UplinkCommand::ReadHistory(Box::new(request)));
+        loop {
+            match self.next(0) {
+                Envelope::History { page, .. } => {
+                    let texts = |frames: Vec<Bytes>| frames.iter().map(|frame| text(frame)).collect();
+                    return page.map(|page| (page.position, texts(page.frames)));
+                }
+                Envelope::Presence(_) => {}
+                other => panic!("expected a page, got {other:?}"),
+            }
+        }
     }
 
     /// Joins and waits for the answer; whoever is told about the join, reads that by themselves.

@@ -1,6 +1,7 @@
 //! Instances and a real Redis: what one instance does, the shards of another one see.
 
 mod harness;
+mod history;
 mod process;
 
 use std::time::Duration;
@@ -142,7 +143,7 @@ fn a_lost_batch_is_noticed() {
     for number in [4, 5, 7] {
         let mut records = Vec::new();
         batch::push_event(&mut records, format!("{{\"n\":{number}}}").as_bytes());
-        let head = Header { origin: Origin(99), sequence: Sequence::Follows(number), presence: false };
+        let head = Header { origin: Origin(99), sequence: Sequence::Follows(number), from_script: false };
         foreign(&redis, "tf:rooms:r", &packer.pack(head, &records));
     }
     assert_eq!((a.room_text(), a.room_text()), ("{\"n\":4}".into(), "{\"n\":5}".into()));

@@ -7,6 +7,7 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use tableforge::identity::InstanceId;
 use tableforge::shard::outlet::Waker;
 use tableforge::uplink::driver::{Ports, start};
+use tableforge::uplink::history::HistoryRules;
 
 use crate::harness::{Redis, free_port, settings};
 
@@ -115,9 +116,17 @@ fn panic_in_the_uplink(port: u16) -> ! {
     let (_publications, for_publisher) = crossbeam_channel::bounded(1);
     let waker = Waker::new().expect("an eventfd");
     let (commands, publications) = (for_ingress, for_publisher);
-    let ports = Ports { shards: Vec::new(), commands, waker, publications, cells: Default::default() };
+    let ports = Ports {
+        shards: Vec::new(),
+        answers: Vec::new(),
+        commands,
+        waker,
+        publications,
+        cells: Default::default(),
+    };
     let id = InstanceId::parse("panics").expect("a valid name");
-    let _handle = start(&settings(port), &id, 7, ports, || panic!("no load"), None).expect("it starts");
+    let _handle = start(&settings(port), HistoryRules::none(), &id, 7, ports, || panic!("no load"), None)
+        .expect("it starts");
     std::thread::sleep(crate::harness::PATIENCE);
     std::process::exit(0)
 }

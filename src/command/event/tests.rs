@@ -42,14 +42,64 @@ fn connection_events() {
     assert_eq!(json(&cluster_status(ClusterStatus::Ok)), r#"{"type":"cluster_status","status":"ok"}"#);
 }
 
+fn joined(
+    member_count: u32,
+    members: Option<&[Member<'_>]>,
+    position: Option<Position<'_>>,
+    recovery: Option<Result<&[Bytes], &'static str>>,
+    message_id: Option<&str>,
+) -> Bytes {
+    let mut members = members.map(|members| members.iter().copied());
+    let members = members.as_mut().map(|members| members as &mut dyn ExactSizeIterator<Item = _>);
+    room_joined(RoomJoined { room: "r", member_count, members, position, recovery, message_id })
+}
+
+#[test]
+fn rooms_with_history() {
+    let event = r#"{"type":"room_message","roomId":"r","senderId":"a","timestamp":1,"data":{"n":[1 ]}}"#;
+    let frame = numbered(event, 7);
+    let message =
+        r#"{"type":"room_message","roomId":"r","senderId":"a","timestamp":1,"data":{"n":[1 ]},"offset":7}"#;
+    assert_eq!(json(&frame), message);
+    let position = Position { epoch: "00000000000000e1", offset: 7 };
+    let frames = [frame.clone(), frame];
+    let standing = r#""epoch":"00000000000000e1","offset":7"#;
+    assert_eq!(
+        json(&joined(1, None, Some(position), Some(Ok(&frames)), None)),
+        format!(
+            r#"{{"type":"room_joined","roomId":"r","memberCount":1,{standing},"recovered":true,"messages":[{message},{message}]}}"#
+        )
+    );
+    assert_eq!(
+        json(&room_history("r", position, &frames[..1], Some("m"))),
+        format!(
+            r#"{{"type":"room_history","roomId":"r",{standing},"messages":[{message}],"messageId":"m"}}"#
+        )
+    );
+    assert_eq!(
+        json(&room_history("r", position, &[], None)),
+        format!(r#"{{"type":"room_history","roomId":"r",{standing},"messages":[]}}"#)
+    );
+    assert_eq!(
+        json(&room_resync("r", "gap", Some(position))),
+        format!(r#"{{"type":"room_resync","roomId":"r","reason":"gap",{standing}}}"#)
+    );
+    let failed = [NotResumed { room: "s".into(), code: ErrorCode::Forbidden, message: "no".into() }];
+    assert_eq!(
+        json(&resumed(["a", "b"].into_iter(), &failed, Some("m"))),
+        r#"{"type":"resumed","joined":["a","b"],"failed":[{"roomId":"s","code":"forbidden","message":"no"}],"messageId":"m"}"#
+    );
+    assert_eq!(json(&resumed([].into_iter(), &[], None)), r#"{"type":"resumed","joined":[],"failed":[]}"#);
+}
+
 #[test]
 fn room_replies() {
     assert_eq!(
-        json(&room_joined("r", 1, None, Some(false), None)),
-        r#"{"type":"room_joined","roomId":"r","memberCount":1,"recovered":false}"#
+        json(&joined(1, None, None, Some(Err("expired")), None)),
+        r#"{"type":"room_joined","roomId":"r","memberCount":1,"recovered":false,"reason":"expired"}"#
     );
     assert_eq!(
-        json(&room_joined("r", 2, Some(&mut [ANNA, BEN].into_iter()), None, Some("m"))),
+        json(&joined(2, Some(&[ANNA, BEN]), None, None, Some("m"))),
         r#"{"type":"room_joined","roomId":"r","memberCount":2,"members":[{"userId":"anna","name":"Anna \"A\"","socketId":"s1"},{"userId":"ben","socketId":"s2"}],"messageId":"m"}"#
     );
     assert_eq!(json(&room_left("r", Some("m"))), r#"{"type":"room_left","roomId":"r","messageId":"m"}"#);
@@ -79,7 +129,7 @@ fn room_events() {
         r#"{"type":"user_left_room","roomId":"r","userId":"ben","socketId":"s2","memberCount":2}"#
     );
     assert_eq!(json(&room_size("r", 201)), r#"{"type":"room_size","roomId":"r","memberCount":201}"#);
-    assert_eq!(json(&room_resync("r", "gap")), r#"{"type":"room_resync","roomId":"r","reason":"gap"}"#);
+    assert_eq!(json(&room_resync("r", "gap", None)), r#"{"type":"room_resync","roomId":"r","reason":"gap"}"#);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Which rooms keep their messages, and how many.
 
-use super::{count, milliseconds, put};
+use super::{bytes, count, milliseconds, put};
 use crate::config::RoomPattern;
 use crate::config::setting::Group::History;
 use crate::config::setting::Preset::{Is, PerMode};
@@ -32,6 +32,13 @@ pub static SETTINGS: &[Setting] = &[
         prose: "Time for which a message is kept.",
         default: Is("300000"),
         kind: milliseconds(100..=604_800_000, |d, t| d.settings.history.ttl = t),
+    },
+    Setting {
+        name: "HISTORY_MEMORY",
+        group: History,
+        prose: "Memory for the messages of all rooms; beyond it a room that grows forgets its oldest sooner.",
+        default: Is("268435456"),
+        kind: bytes(1_048_576..=1_099_511_627_776, |d, n| d.settings.history.memory = n as usize),
     },
     Setting {
         name: "HISTORY_PAGE",

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::shard::outlet::Waker;
+use crate::uplink::history::HistoryRules;
 
 const NOW: u64 = 5;
 const ROOM: Channel<'static> = Channel::Room("t:1");
@@ -59,7 +60,7 @@ fn what_is_no_publication_is_garbage() {
 /// A batch of the presence script that says that a user came to the room.
 fn came() -> Vec<u8> {
     let member = br#"{"user":"alice","socket":"s"}"#;
-    let head = Header { origin: Origin(2), sequence: Sequence::Unnumbered, presence: true };
+    let head = Header { origin: Origin(2), sequence: Sequence::Unnumbered, from_script: true };
     let mut batch = batch::header(head).to_vec();
     batch.push(2);
     batch.extend_from_slice(&(member.len() as u32 + 5).to_le_bytes());
@@ -72,7 +73,9 @@ fn came() -> Vec<u8> {
 fn presence_for_a_shard_that_stands_still_is_bounded_and_ends_in_a_resync() {
     let (outlet, shard) = Outlet::new(1, Waker::new().unwrap());
     let cells = Arc::new(UplinkCells::default());
-    let mut delivery = Delivery::new(Origin(1), vec![outlet], Arc::clone(&cells)).unwrap();
+    let mut delivery =
+        Delivery::new(Origin(1), vec![outlet], Following::new(HistoryRules::none(), 1), Arc::clone(&cells))
+            .unwrap();
     let route = Arc::new(RoomRoute::default());
     route.add(ShardId(0));
     delivery.add_room(&RoomId::parse("r").unwrap(), route);
