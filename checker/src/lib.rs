@@ -181,7 +181,7 @@ impl Checker {
             (Place::Numbered { epoch, next }, Some(offset)) => {
                 let (epoch, due, echo) = (*epoch, next.replace(offset + 1), membership.echo);
                 if let Some(due) = due.filter(|due| *due != offset) {
-                    self.not_due((member, room), epoch.filter(|_| !echo), (due, offset), message, at_ms);
+                    self.not_due((member, room), (echo, epoch), (due, offset), message, at_ms);
                 }
                 if let Some(epoch) = epoch {
                     self.place(at_ms, room, epoch, offset, message);
@@ -204,17 +204,19 @@ impl Checker {
         }
     }
 
-    /// Another offset came than was to come. `quiet` is the epoch if the member does not get its own messages.
+    /// Another offset came than was to come. A member without echo does not get its own messages.
     fn not_due(
         &mut self,
         (member, room): (Member, Room),
-        quiet: Option<u64>,
+        (echo, epoch): (bool, Option<u64>),
         (due, got): (u64, u64),
         message: Message,
         at_ms: u64,
     ) {
-        match quiet {
-            Some(epoch) if got > due => {
+        match epoch {
+            // Which numbering it is in is not known, so neither is whose messages these are.
+            None if got > due && !echo => {}
+            Some(epoch) if got > due && !echo => {
                 self.skipped.push(Skipped { room, member, epoch, from: due, to: got, at_ms });
             }
             _ if got < due => self.broken(Violation::Duplicate { room, message, member: Some(member) }),

@@ -5,6 +5,8 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     use std::time::Instant;
 
+    use checker::record::Room;
+
     use crate::world::simulation::{Outcome, Plant, Simulation};
 
     /// Worlds in one run of the tests.
@@ -12,6 +14,9 @@ mod tests {
 
     /// Names the one seed to run.
     const SEED: &str = "TABLEFORGE_SEED";
+
+    /// Names a room of that world, whose members' lives are printed.
+    const ROOM: &str = "TABLEFORGE_ROOM";
 
     /// Says how many seeds to run instead of [`SEEDS`].
     const COUNT: &str = "TABLEFORGE_SEEDS";
@@ -37,8 +42,11 @@ mod tests {
     fn worlds_end_well() {
         if let Some(seed) = number(SEED) {
             println!("replaying the world of {SEED}={seed} alone");
-            let outcome = Simulation::run(seed, Instant::now(), None);
-            println!("{}", show(seed, &outcome));
+            let outcome = match number(ROOM) {
+                Some(room) => Simulation::run_logged(seed, Instant::now(), Room(room as u32)),
+                None => Simulation::run(seed, Instant::now(), None),
+            };
+            outcome.log.iter().for_each(|line| println!("{line}"));
             assert!(outcome.is_good(), "{}", show(seed, &outcome));
             return;
         }

@@ -59,6 +59,8 @@ pub(super) struct Outcome {
     pub(super) trace: u64,
     pub(super) received: u64,
     pub(super) faults: Vec<(Ms, Fault)>,
+    /// What happened in the room that was asked for.
+    pub(super) log: Vec<String>,
 }
 
 impl Outcome {
@@ -89,12 +91,23 @@ pub(super) struct Simulation {
     received: u64,
     faults: Vec<(Ms, Fault)>,
     fault_at: Ms,
+    logged: Option<Room>,
+    log: Vec<String>,
 }
 
 impl Simulation {
     /// Runs the world of `seed`. `base` is any instant: the made-up clock counts from there.
     pub(super) fn run(seed: u64, base: Instant, plant: Option<Plant>) -> Outcome {
-        let mut world = Self::new(seed, base, plant);
+        Self::new(seed, base, plant).live()
+    }
+
+    /// As [`Self::run`], and tells in [`Outcome::log`] what happened in one room.
+    pub(super) fn run_logged(seed: u64, base: Instant, room: Room) -> Outcome {
+        Self { logged: Some(room), ..Self::new(seed, base, None) }.live()
+    }
+
+    fn live(mut self) -> Outcome {
+        let world = &mut self;
         let (healed, quiet) = (BEGINNING + SAFETY, BEGINNING + SAFETY + LIVENESS);
         let end = quiet + QUIET;
         world.checker.record(0, Record::FaultsBegin);
@@ -116,7 +129,7 @@ impl Simulation {
                 world.ask_for_members();
             }
         }
-        world.judge()
+        self.judge()
     }
 
     fn new(seed: u64, base: Instant, plant: Option<Plant>) -> Self {
@@ -159,6 +172,8 @@ impl Simulation {
             received: 0,
             faults: Vec::new(),
             fault_at: 0,
+            logged: None,
+            log: Vec::new(),
         }
     }
 
@@ -314,6 +329,12 @@ impl Simulation {
     fn note(&mut self, place: usize, notes: Notes) {
         let (now, host) = (self.clock.now, self.clients[place].host);
         for record in notes {
+            if self.logged.is_some_and(|room| {
+                matches!(record, Record::Closed { .. })
+                    || format!("{record:?}").contains(&format!("{room:?}"))
+            }) {
+                self.log.push(format!("{now:>6} ms at host {host}: {record:?}"));
+            }
             self.trace.write_u64(now);
             self.trace.write(format!("{record:?}").as_bytes());
             if let Record::Acked { room, message, offset: None } = record
@@ -393,6 +414,7 @@ impl Simulation {
             trace: self.trace.finish(),
             received: self.received,
             faults: self.faults,
+            log: self.log,
         }
     }
 }
