@@ -21,6 +21,7 @@ pub mod codec;
 pub mod command;
 pub mod config;
 pub mod doctor;
+pub mod hashing;
 pub mod identity;
 pub mod instance;
 pub mod limits;
@@ -36,3 +37,5 @@ pub mod server;
 pub mod shard;
 pub mod systemd;
 pub mod uplink;
+#[cfg(test)]
+mod world;

@@ -28,7 +28,7 @@ pub enum Appended {
 /// All those histories.
 #[derive(Debug)]
 pub struct Archive {
-    rooms: HashMap<RoomId, Kept, foldhash::fast::RandomState>,
+    rooms: HashMap<RoomId, Kept, crate::hashing::Hashing>,
     bounds: Bounds,
     /// Bytes of all kept frames.
     bytes: usize,

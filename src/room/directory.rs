@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 
 use super::fanout::SliceMember;
 use super::route::RoomRoute;
+use crate::hashing::Hashing;
 use crate::identity::RoomId;
 
 /// A room's members on this shard. It exists while there are any.
@@ -65,7 +66,7 @@ pub struct Moved {
 /// All slices of one shard.
 #[derive(Debug, Default)]
 pub struct Directory {
-    by_room: HashMap<RoomId, u32, foldhash::fast::RandomState>,
+    by_room: HashMap<RoomId, u32, Hashing>,
     slices: Vec<Option<Slice>>,
     free: Vec<u32>,
     resized: Vec<u32>,

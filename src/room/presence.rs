@@ -8,6 +8,7 @@ use hashbrown::hash_map::Entry;
 use smallvec::SmallVec;
 
 use super::route::RoomRoute;
+use crate::hashing::Hashing;
 use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
 
 /// A member as the other members may know it.
@@ -33,7 +34,7 @@ struct Present {
 pub struct Home {
     /// Which shards have members.
     pub route: Arc<RoomRoute>,
-    users: HashMap<UserId, Present, foldhash::fast::RandomState>,
+    users: HashMap<UserId, Present, Hashing>,
     /// Connections per shard, for the shards that have any.
     shards: SmallVec<[(ShardId, u32); 1]>,
 }
@@ -120,7 +121,7 @@ pub struct Left {
 /// All rooms that one shard is home to.
 #[derive(Debug, Default)]
 pub struct Homes {
-    rooms: HashMap<RoomId, Home, foldhash::fast::RandomState>,
+    rooms: HashMap<RoomId, Home, Hashing>,
 }
 
 impl Homes {

@@ -10,7 +10,7 @@ use crate::limits::{REPETITION_MS, REPETITIONS};
 /// The recent messages of one room that had a `messageId`.
 #[derive(Debug, Default)]
 pub struct Repetitions {
-    offsets: HashMap<Arc<str>, u64, foldhash::fast::RandomState>,
+    offsets: HashMap<Arc<str>, u64, crate::hashing::Hashing>,
     /// In the order in which they came, with the time.
     order: VecDeque<(Arc<str>, u64)>,
 }

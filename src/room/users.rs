@@ -4,9 +4,10 @@
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use crate::hashing::Hashing;
 use crate::identity::{ShardId, UserId};
 
-type ByUser<T> = HashMap<UserId, T, foldhash::fast::RandomState>;
+type ByUser<T> = HashMap<UserId, T, Hashing>;
 
 /// The users with connections on this shard.
 #[derive(Debug, Default)]

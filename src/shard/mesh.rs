@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 
 use super::envelope::Envelope;
 use super::outlet::Outlet;
+use crate::hashing::Hashing;
 use crate::identity::{RoomId, ShardId};
 use crate::room::history::Position;
 
@@ -19,7 +20,7 @@ pub const BACKLOG: usize = 100_000;
 struct Peer {
     outlet: Outlet<Envelope>,
     /// Where each stood when a frame of it was dropped last, if it has a history.
-    lossy: HashMap<RoomId, Option<Position>>,
+    lossy: HashMap<RoomId, Option<Position>, Hashing>,
     all_lossy: bool,
 }
 
@@ -35,7 +36,7 @@ pub struct Mesh {
 impl Mesh {
     /// A mesh for shard `me`; `outlets` has one entry per shard, `None` for itself.
     pub fn new(me: ShardId, outlets: Vec<Option<Outlet<Envelope>>>) -> Self {
-        let peer = |outlet| Peer { outlet, lossy: HashMap::new(), all_lossy: false };
+        let peer = |outlet| Peer { outlet, lossy: HashMap::default(), all_lossy: false };
         Self {
             me,
             peers: outlets.into_iter().map(|outlet| outlet.map(peer)).collect(),

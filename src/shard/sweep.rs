@@ -98,6 +98,11 @@ impl Shard {
             Phase::Requesting if in_phase >= head_time.max(api::ANSWER_MS) => {
                 self.refuse_slow_request(slot, now);
             }
+            // Asked while the link went down, and its home had not heard of that yet: nobody will answer. The
+            // subscription comes with the next restoring.
+            Phase::Attaching if in_phase >= ASK_AGAIN_MS => {
+                self.mesh.send(self.id, Envelope::Attached { connection: id });
+            }
             Phase::Open => self.look_at_open(slot, now),
             Phase::Closing | Phase::Finishing if in_phase >= CLOSE_MS => self.drop_connection(id, now),
             _ => {}

@@ -1,10 +1,9 @@
 //! Payloads from Redis become envelopes for the shards that have receivers.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
 use super::batch::{self, BatchError, Header, Origin, Record, Sequence, Unpacker};
@@ -14,6 +13,7 @@ use super::presence::decode_member;
 use crate::codec::frame;
 use crate::command::decode::{Scratch, decode_publication};
 use crate::command::event::{self, RoomMessage};
+use crate::hashing::Hashing;
 use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
 use crate::metrics::UplinkCells;
 use crate::room::history::Position;
@@ -76,7 +76,7 @@ struct Room {
 /// queue has room: not before, or what is lost meanwhile would lie behind the telling.
 #[derive(Default)]
 struct Overflow {
-    rooms: HashSet<RoomId>,
+    rooms: HashSet<RoomId, Hashing>,
     all: bool,
 }
 
@@ -109,7 +109,7 @@ pub struct Delivery {
     this: Origin,
     shards: Vec<Outlet<Envelope>>,
     overflows: Vec<Overflow>,
-    rooms: HashMap<RoomId, Room>,
+    rooms: HashMap<RoomId, Room, Hashing>,
     following: Following,
     unpacker: Unpacker,
     scratch: Scratch,
@@ -133,7 +133,7 @@ impl Delivery {
             this,
             shards,
             overflows,
-            rooms: HashMap::new(),
+            rooms: HashMap::default(),
             following,
             unpacker: Unpacker::new()?,
             scratch: Scratch::default(),

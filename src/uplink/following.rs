@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 use super::follower::{Follower, Heard, Missed, Waiting};
 use super::history::{Epochs, Extent, HistoryRules, Kept, Read};
 use crate::command::event::numbered;
+use crate::hashing::Hashing;
 use crate::identity::RoomId;
 use crate::room::history::{Bounds, Epoch, Position};
 use crate::shard::envelope::{HistoryPage, Joined, ReadHistory};
@@ -29,7 +30,7 @@ struct Followed {
 pub struct Following {
     rules: HistoryRules,
     bounds: Bounds,
-    followed: HashMap<RoomId, Followed>,
+    followed: HashMap<RoomId, Followed, Hashing>,
     bytes: usize,
     epochs: Epochs,
     next_id: u64,
@@ -46,7 +47,7 @@ impl Following {
         Self {
             rules,
             bounds,
-            followed: HashMap::new(),
+            followed: HashMap::default(),
             bytes: 0,
             epochs: Epochs::new(seed),
             next_id: 0,

@@ -11,6 +11,7 @@ use super::batch::{self, Header, Origin, Packer, Sequence};
 use super::channel::{Channel, Channels};
 use super::link::{Link, LinkError};
 use super::store_queue::{StoreCall, StoreQueue};
+use crate::hashing::Hashing;
 use crate::identity::RoomId;
 use crate::metrics::UplinkCells;
 use crate::shard::envelope::{Publication, Target};
@@ -58,16 +59,16 @@ pub struct Publisher {
     origin: Origin,
     size: usize,
     packer: Packer,
-    gathering: HashMap<Target, Gathering>,
+    gathering: HashMap<Target, Gathering, Hashing>,
     /// In the order in which the targets' first events came.
     order: Vec<Target>,
     bytes: usize,
-    numbering: HashMap<RoomId, Numbering>,
+    numbering: HashMap<RoomId, Numbering, Hashing>,
     forget_at: Option<Instant>,
     /// Rooms with a batch whose sequence is to be repeated, and when to look, in that order.
     watched: VecDeque<(RoomId, Instant)>,
     stores: StoreQueue,
-    missed: HashSet<RoomId>,
+    missed: HashSet<RoomId, Hashing>,
     cells: Arc<UplinkCells>,
 }
 
@@ -97,14 +98,14 @@ impl Publisher {
             origin,
             size: batching.size.min(batch::RECORDS_BYTES / 2),
             packer: Packer::new(batching.compress_from)?,
-            gathering: HashMap::new(),
+            gathering: HashMap::default(),
             order: Vec::new(),
             bytes: 0,
-            numbering: HashMap::new(),
+            numbering: HashMap::default(),
             forget_at: None,
             watched: VecDeque::new(),
             stores,
-            missed: HashSet::new(),
+            missed: HashSet::default(),
             cells,
         })
     }

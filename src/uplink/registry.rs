@@ -1,11 +1,12 @@
 //! Which instances are alive, by what is heard from them and when; their clocks are not trusted.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::batch::Origin;
+use crate::hashing::Hashing;
 use crate::identity::InstanceId;
 
 /// Instances that are remembered: any program may publish heartbeats, and memory must not follow it.
@@ -81,13 +82,13 @@ pub fn heartbeat(
 pub struct Registry {
     this: InstanceId,
     threshold: Duration,
-    last_heard: HashMap<InstanceId, Instant>,
+    last_heard: HashMap<InstanceId, Instant, Hashing>,
 }
 
 impl Registry {
     /// Nobody heard yet. `threshold` is the silence after which an instance counts as gone.
     pub fn new(this: &InstanceId, threshold: Duration) -> Self {
-        Self { this: this.clone(), threshold, last_heard: HashMap::new() }
+        Self { this: this.clone(), threshold, last_heard: HashMap::default() }
     }
 
     /// An instance is alive, as far as Redis knows.

@@ -13,6 +13,7 @@ use redis::{ServerError, Value};
 use super::history::{Epochs, HistoryCaller, StoredRoom, decode_offsets};
 use super::link::{Link, LinkError, PASSING, words};
 use super::publisher::Sent;
+use crate::hashing::Hashing;
 use crate::identity::RoomId;
 use crate::shard::envelope::{Envelope, Store, StoreOutcome};
 use crate::shard::outlet::Outlet;
@@ -213,7 +214,7 @@ impl StoreQueue {
 
 /// Messages by room, each room's in their order, in as few calls as the bounds allow.
 fn calls(stores: Vec<Store>) -> Vec<StoreCall> {
-    let mut places: HashMap<RoomId, usize> = HashMap::new();
+    let mut places: HashMap<RoomId, usize, Hashing> = HashMap::default();
     let mut rooms: Vec<StoredRoom> = Vec::new();
     for store in stores {
         let place = *places.entry(store.room.clone()).or_insert(rooms.len());

@@ -138,7 +138,10 @@ impl Ingress {
 
     fn compare(&mut self, rooms: &[RoomId], positions: &[Option<Position>]) {
         for (room, position) in rooms.iter().zip(positions) {
-            self.delivery.following().compare(room, *position);
+            // A room that is not subscribed again yet is read when it is: till then its members could not be told.
+            if self.delivery.has_room(room.as_str()) {
+                self.delivery.following().compare(room, *position);
+            }
         }
     }
 
