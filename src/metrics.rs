@@ -156,22 +156,7 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
     };
     text.gauge("websocket_connections_total", "WebSocket connections open now.", instance.connections());
     text.gauge("websocket_rooms_total", "Rooms with members on this instance now.", instance.rooms());
-    text.counter(
-        "websocket_messages_sent_total",
-        "Frames handed to connections, one per receiver.",
-        sum(|cells| &cells.deliveries),
-    );
-    text.counter(
-        "websocket_messages_received_total",
-        "Client messages received.",
-        sum(|cells| &cells.messages_in),
-    );
-    text.counter(
-        "websocket_messages_compressed_total",
-        "Messages compressed, once per shard for all receivers.",
-        sum(|cells| &cells.compressed),
-    );
-    text.counter("websocket_accepts_total", "Sockets accepted.", sum(|cells| &cells.accepts));
+    traffic_exposition(&mut text, sum);
     text.counter(
         "websocket_accept_pauses_total",
         "Times that accepting failed and paused.",
@@ -225,6 +210,26 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
         authorization_exposition(&mut text, cells);
     }
     text.text
+}
+
+/// What went in and out.
+fn traffic_exposition(text: &mut Exposition<'_>, sum: impl Fn(fn(&ShardCells) -> &Cell) -> u64) {
+    text.counter(
+        "websocket_messages_sent_total",
+        "Frames handed to connections, one per receiver.",
+        sum(|cells| &cells.deliveries),
+    );
+    text.counter(
+        "websocket_messages_received_total",
+        "Client messages received.",
+        sum(|cells| &cells.messages_in),
+    );
+    text.counter(
+        "websocket_messages_compressed_total",
+        "Messages compressed, once per shard for all receivers.",
+        sum(|cells| &cells.compressed),
+    );
+    text.counter("websocket_accepts_total", "Sockets accepted.", sum(|cells| &cells.accepts));
 }
 
 fn control_exposition(text: &mut Exposition<'_>, cells: &ControlCells) {

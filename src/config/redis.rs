@@ -46,6 +46,29 @@ pub struct RedisSettings {
 }
 
 impl RedisSettings {
+    /// Settings before any value is read: no cluster while `host` is empty.
+    pub(super) fn blank() -> Self {
+        Self {
+            host: String::new(),
+            port: 0,
+            username: None,
+            password: None,
+            db: 0,
+            tls: false,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            prefix: String::new(),
+            timeout: Duration::ZERO,
+            batch_age: Duration::ZERO,
+            batch_bytes: 0,
+            batch_compress_bytes: 0,
+            heartbeat_interval: Duration::ZERO,
+            cleanup_interval: Duration::ZERO,
+            inactive_threshold: Duration::ZERO,
+        }
+    }
+
     /// Checks that the files of TLS are used, and are complete.
     pub(super) fn check_tls(&self) -> Result<(), SettingError> {
         let wrong = |text: &str| Err(SettingError::Together(text.into()));

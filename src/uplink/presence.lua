@@ -191,7 +191,7 @@ function operations.probe()
     { 'PUBLISH', prefix .. 'global', '' }, { 'PUBLISH', prefix .. 'instances', '' },
     { 'TIME' }, { 'PING' }, { 'EVALSHA', '0', '0' },
     { 'HSET', entries, '0', '0' }, { 'HGET', entries, '0' }, { 'HDEL', entries, '0' },
-    { 'HKEYS', entries }, { 'HVALS', entries }, { 'EXPIRE', entries, '1' },
+    { 'HGETALL', prefix .. 'bans' }, { 'HKEYS', entries }, { 'HVALS', entries }, { 'EXPIRE', entries, '1' },
     { 'HINCRBY', members, '0', '1' }, { 'HLEN', members },
     { 'SADD', occupied, '0' }, { 'SREM', occupied, '0' }, { 'SPOP', occupied, '1' },
     { 'SMEMBERS', occupied }, { 'SSCAN', occupied, '0' }, { 'EXISTS', occupied },

@@ -115,7 +115,8 @@ fn who_left_hears_nothing_and_may_not_speak(shards: usize) {
     stays.say("r", "before");
     leaves.expect_said("r", "before");
     leaves.leave("r");
-    stays.say("r", "after");
+    let after = stays.request(json!({"type": "room_message", "roomId": "r", "data": "after"}));
+    assert_eq!(after["type"], "message_ack", "{}", after.text);
     leaves.expect_refused(json!({"type": "room_message", "roomId": "r", "data": 1}), "not_in_room");
     leaves.expect_refused(json!({"type": "leave_room", "roomId": "r"}), "not_in_room");
     leaves.join("r");

@@ -80,7 +80,7 @@ fn malformed_requests_get_400() {
 #[test]
 fn a_path_that_is_not_there_gets_404_and_another_method_405() {
     let server = Server::start(&[]);
-    for path in ["/no-such-path", "/ws/", "/wsx", "/%77s", "/api/v9"] {
+    for path in ["/no-such-path", "/ws/", "/wsx", "/%77s", "/apis/v1"] {
         assert_eq!(http::get(server.port, path).status, 404, "{path}");
         assert_eq!(status(&server, &UPGRADE.replace("/ws", path)), 404, "upgrade at {path}");
     }
