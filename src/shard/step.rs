@@ -179,6 +179,7 @@ impl Shard {
             LinkState::Restoring => self.restore(),
             LinkState::Up => {
                 self.homes.iter_mut().for_each(|(_, home)| home.set_all_registered());
+                self.restore_late();
                 self.deliver_to_everyone(&event::cluster_status(ClusterStatus::Ok));
             }
             LinkState::Down => {}
@@ -201,6 +202,20 @@ impl Shard {
         let users = self.user_homes.users().cloned().collect();
         uplink.commands.send(UplinkCommand::RestoreUsers { users });
         uplink.commands.send(UplinkCommand::Restored { shard: self.id });
+    }
+
+    /// Restores those rooms once more in which a shard has published alone after they were restored, because it
+    /// heard later than this one that the link is back. By now all of them have heard.
+    fn restore_late(&mut self) {
+        let Some(uplink) = &mut self.uplink else { return };
+        for (room, home) in self.homes.iter_mut() {
+            if home.route.take_published_alone() {
+                let (members, newcomers) = home.by_registration();
+                let (room, route) = (room.clone(), home.route.clone());
+                let restore = UplinkCommand::Restore { room, route, members, newcomers, published: true };
+                uplink.commands.send(restore);
+            }
+        }
     }
 
     // ── as the owner of connections ───────────────────────────────────────────────────────

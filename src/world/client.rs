@@ -40,6 +40,8 @@ pub(super) struct Client {
     outbox: Vec<u8>,
     pub(super) wishes: BTreeMap<Room, Wish>,
     inside: BTreeSet<Room>,
+    /// Rooms that it has asked to leave.
+    leaving: BTreeSet<Room>,
     /// Messages sent to each room.
     sent: BTreeMap<Room, u64>,
     /// Joins to be asked for again.
@@ -68,6 +70,7 @@ impl Client {
             outbox: Vec::new(),
             wishes: BTreeMap::new(),
             inside: BTreeSet::new(),
+            leaving: BTreeSet::new(),
             sent: BTreeMap::new(),
             again: Vec::new(),
             unknown: BTreeMap::new(),
@@ -109,6 +112,8 @@ impl Client {
         if self.state != State::Closed {
             notes.push(Record::Closed { member: self.member });
         }
+        let member = self.member;
+        notes.extend(std::mem::take(&mut self.leaving).into_iter().map(|room| Record::Left { member, room }));
         self.state = State::Away { until };
         self.inside.clear();
         self.again.clear();
@@ -157,6 +162,7 @@ impl Client {
     pub(super) fn leave(&mut self, room: Room) {
         if self.state == State::Open && self.inside.remove(&room) {
             self.wishes.remove(&room);
+            self.leaving.insert(room);
             let number = room.0;
             self.say(&format!(r#"{{"type":"leave_room","roomId":"r{number}","messageId":"l{number}"}}"#));
         }
@@ -276,7 +282,10 @@ impl Client {
                 }
             }
             ("room_joined", Some(room)) => self.joined(room, value, notes),
-            ("room_left", Some(room)) => notes.push(Record::Left { member, room }),
+            ("room_left", Some(room)) => {
+                self.leaving.remove(&room);
+                notes.push(Record::Left { member, room });
+            }
             ("room_message", Some(room)) => {
                 let offset = value["offset"].as_u64();
                 notes.push(Record::Received { member, room, offset, message: message_of(value) });

@@ -1,5 +1,6 @@
 //! One world from its beginning to its judgement.
 
+use std::collections::BTreeSet;
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,6 +85,8 @@ pub(super) struct Simulation {
     checker: Checker,
     /// Acknowledged messages that their host may not have passed on yet: host, when, room, message.
     unsure: Vec<(usize, Ms, Room, Message)>,
+    /// Clients whose host was killed: acknowledgements that still reach them are as unsure.
+    orphans: BTreeSet<usize>,
     trace: std::hash::DefaultHasher,
     /// Takes effect once, when all is well again and nothing else explains it.
     plant: Option<Plant>,
@@ -166,6 +169,7 @@ impl Simulation {
             clients,
             checker: Checker::new(),
             unsure: Vec::new(),
+            orphans: BTreeSet::new(),
             trace: std::hash::DefaultHasher::new(),
             plant,
             kept_back: None,
@@ -225,9 +229,11 @@ impl Simulation {
         let Some(mut host) = self.hosts[number].take() else { return };
         host.die(&mut self.sockets, &mut self.redis, self.clock);
         self.back_at[number] = back_at;
+        let places = self.clients.iter().enumerate();
+        let cut_off = places.filter(|(_, client)| client.host == number && client.socket.is_some());
+        self.orphans.extend(cut_off.map(|(place, _)| place));
         // What a process had acknowledged and not yet passed on is lost with it.
-        for (_, at, room, message) in self.unsure.extract_if(.., |(host, ..)| *host == number) {
-            let _ = at;
+        for (_, _, room, message) in self.unsure.extract_if(.., |(host, ..)| *host == number) {
             self.checker.record(self.clock.now, Record::Doubted { room, message });
         }
     }
@@ -305,8 +311,7 @@ impl Simulation {
             }
             self.note(place, notes);
         }
-        let used: std::collections::BTreeSet<_> =
-            self.clients.iter().filter_map(|client| client.socket).collect();
+        let used: BTreeSet<_> = self.clients.iter().filter_map(|client| client.socket).collect();
         self.sockets.retain(|number, socket| used.contains(number) || !socket.up.has_ended(now));
     }
 
@@ -319,6 +324,7 @@ impl Simulation {
         if accepted {
             self.sockets.insert(socket, Socket::default());
             self.clients[place].connected(socket, number);
+            self.orphans.remove(&place);
         } else {
             let until = self.clock.now + self.random.within(100..500);
             self.clients[place].refused(until);
@@ -340,6 +346,9 @@ impl Simulation {
             if let Record::Acked { room, message, offset: None } = record
                 && room.0 >= WITH_HISTORY
             {
+                if self.orphans.contains(&place) {
+                    continue;
+                }
                 self.unsure.push((host, now, room, message));
             }
             self.received += u64::from(matches!(record, Record::Received { .. }));
