@@ -77,14 +77,14 @@ impl Host {
         let mut outlets: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
         let mut inboxes: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
         let wakers: Vec<_> = (0..count).map(|_| waker()).collect();
-        for from in 0..count {
+        for (from, outlets) in outlets.iter_mut().enumerate() {
             for to in 0..count {
                 let outlet = (from != to).then(|| {
                     let (outlet, inbox) = Outlet::new(QUEUE, wakers[to].clone());
                     inboxes[to].push(inbox);
                     outlet
                 });
-                outlets[from].push(outlet);
+                outlets.push(outlet);
             }
         }
         let (commands, ingress) = bounded(QUEUE);
