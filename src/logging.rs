@@ -12,6 +12,8 @@ use crate::config::{LogFormat, Settings};
 pub struct Logging {
     _writer: WorkerGuard,
     dropped: ErrorCounter,
+    /// Has the log follow other directives, which must be valid ones.
+    pub set_level: Box<dyn Fn(&str)>,
 }
 
 impl Logging {
@@ -32,11 +34,21 @@ pub fn start(settings: &Settings) -> Logging {
     let dropped = writer.error_counter();
     let filter = EnvFilter::new(&settings.log_level);
     let lines = fmt().with_env_filter(filter).with_ansi(false).with_writer(OneLine { writer });
-    match settings.log_format {
-        LogFormat::Json => lines.json().init(),
-        LogFormat::Pretty => lines.init(),
+    // The subscriber, and so what reloads it, is of another type for each format.
+    macro_rules! init {
+        ($lines:expr) => {{
+            let lines = $lines.with_filter_reloading();
+            let handle = lines.reload_handle();
+            lines.init();
+            // Fails only when there is no subscriber any more, and it lives as long as the process.
+            Box::new(move |level: &str| drop(handle.reload(EnvFilter::new(level))))
+        }};
     }
-    Logging { _writer: guard, dropped }
+    let set_level: Box<dyn Fn(&str)> = match settings.log_format {
+        LogFormat::Json => init!(lines.json()),
+        LogFormat::Pretty => init!(lines),
+    };
+    Logging { _writer: guard, dropped, set_level }
 }
 
 /// Writes each event on one line, whatever its fields hold. Names of users and rooms come from

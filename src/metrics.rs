@@ -3,7 +3,10 @@
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use arc_swap::ArcSwap;
+
 use crate::instance::Instance;
+use crate::steering::InstanceLoad;
 
 /// A number that one thread writes and any thread reads. Writing is a plain load and store: there is
 /// one writer per cell, so nothing is locked and nothing is lost.
@@ -64,6 +67,8 @@ pub struct UplinkCells {
     pub publications_dropped: Cell,
     /// Events dropped because a shard's queue was full.
     pub deliveries_dropped: Cell,
+    /// What the other instances said of their load in their last heartbeats.
+    pub others: ArcSwap<Vec<InstanceLoad>>,
 }
 
 /// What the asking of the application counts. Several threads write, one at a time: under the lock of the cache.
@@ -88,6 +93,10 @@ pub struct ControlCells {
     pub stalls: Cell,
     /// Administrative commands from Redis that were refused.
     pub refused: Cell,
+    /// Times that settings were read again. Counted by the thread that waits for signals.
+    pub reloads: Cell,
+    /// Times that the settings from before stayed. Counted by the same thread.
+    pub reload_failures: Cell,
 }
 
 /// What a shard counts.
@@ -134,6 +143,10 @@ pub struct ShardCells {
     pub tls_failures: Cell,
     /// Panics contained to one connection.
     pub panics: Cell,
+    /// New clients that were sent to another instance, or refused because this one drains.
+    pub steered: Cell,
+    /// Microseconds that the shard has slept since the start.
+    pub slept_us: Cell,
     /// When the shard's last turn began, in ms since the process started.
     pub last_turn: Cell,
 }
@@ -200,6 +213,11 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
     );
     text.counter("panics_total", "Panics contained to one connection.", sum(|cells| &cells.panics));
     control_exposition(&mut text, &instance.control);
+    text.gauge(
+        "overloaded",
+        "Whether new clients are sent to other instances.",
+        instance.is_overloaded().into(),
+    );
     text.gauge("instances", "Instances of the cluster, this one included.", instance.instances());
     text.gauge("uptime_seconds", "Seconds since the start.", uptime);
     text.gauge("resident_memory_bytes", "Resident memory of the process.", memory().0);
@@ -230,6 +248,11 @@ fn traffic_exposition(text: &mut Exposition<'_>, sum: impl Fn(fn(&ShardCells) ->
         sum(|cells| &cells.compressed),
     );
     text.counter("websocket_accepts_total", "Sockets accepted.", sum(|cells| &cells.accepts));
+    text.counter(
+        "websocket_steered_total",
+        "New clients sent to another instance by an overloaded or draining one.",
+        sum(|cells| &cells.steered),
+    );
 }
 
 fn control_exposition(text: &mut Exposition<'_>, cells: &ControlCells) {
@@ -242,6 +265,12 @@ fn control_exposition(text: &mut Exposition<'_>, cells: &ControlCells) {
         "admin_commands_refused_total",
         "Administrative commands from Redis whose signature, time or form was wrong.",
         cells.refused.get(),
+    );
+    text.counter("reloads_total", "Times that settings were read again.", cells.reloads.get());
+    text.counter(
+        "reload_failures_total",
+        "Times that reading settings again failed and those from before stayed.",
+        cells.reload_failures.get(),
     );
 }
 

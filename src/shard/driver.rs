@@ -28,6 +28,9 @@ const SENDS_PER_FLUSH: usize = 512;
 /// Completions that are worth waking up for while the next flush is not due yet.
 const COMPLETIONS_PER_WAKE: usize = 64;
 
+/// Part of DRAIN_TIMEOUT after which a shard ends, whoever is still there: the rest is for Redis to be told.
+const SHARDS_PART: f64 = 0.95;
+
 /// Milliseconds between two log lines about the same lasting trouble.
 const WARNING_INTERVAL_MS: u64 = 10_000;
 
@@ -44,6 +47,7 @@ pub struct Driver {
     completions: Vec<Completion>,
     next_tick_ms: u64,
     draining: bool,
+    listening: bool,
     accepting: bool,
     /// When accepting may start again after it stopped.
     accept_at_ms: u64,
@@ -90,6 +94,7 @@ impl Driver {
             completions: Vec::new(),
             next_tick_ms: 0,
             draining: false,
+            listening: true,
             accepting: false,
             accept_at_ms: 0,
             next_warning_ms: 0,
@@ -97,7 +102,8 @@ impl Driver {
         Ok((driver, bound))
     }
 
-    /// Runs until the instance drains and the last client has gone, or the time for that is up.
+    /// Runs until the instance drains and the last client of all shards has gone, or the time for that is up. Until
+    /// then requests are answered: probes, and clients that are to look for another instance.
     ///
     /// It never gives the thread back to the executor: whoever yields to glommio 0.9 may find itself
     /// parked with work at hand, when the preemption timer fires before the executor looks at its tasks.
@@ -106,8 +112,15 @@ impl Driver {
         loop {
             self.turn();
             if self.draining {
-                let until = *drain_until.get_or_insert(Instant::now() + self.instance.settings.drain_timeout);
-                if self.shard.is_empty() || Instant::now() >= until {
+                let timeout = self.instance.live().drain_timeout;
+                let now = Instant::now();
+                let until = *drain_until.get_or_insert(now + timeout.mul_f64(SHARDS_PART));
+                if self.instance.connections() == 0 && self.listening {
+                    self.listening = false;
+                    self.ring.stop_listening();
+                    self.shard.finish_drain(self.now());
+                }
+                if now >= until || (!self.listening && self.shard.is_empty()) {
                     return;
                 }
             }
@@ -196,7 +209,6 @@ impl Driver {
     fn keep_time(&mut self, now: Now) {
         if !self.draining && self.instance.phase() == Phase::Draining {
             self.draining = true;
-            self.ring.stop_listening();
             self.shard.handle_drain(now);
         }
         if now.since_start_ms >= self.next_tick_ms {
@@ -204,7 +216,7 @@ impl Driver {
             self.shard.handle_tick(now);
         }
         if !self.accepting
-            && !self.draining
+            && self.listening
             && self.shard.is_settled()
             && now.since_start_ms >= self.accept_at_ms
         {
@@ -257,7 +269,10 @@ impl Driver {
         if busy || self.inboxes.iter().any(|inbox| !inbox.is_empty()) {
             timeout = Duration::ZERO;
         }
+        let from = self.started.elapsed();
         self.ring.submit_and_wait(want, timeout);
+        let slept = self.started.elapsed().saturating_sub(from);
+        self.cells.slept_us.add(slept.as_micros() as u64);
         self.waker.awake();
     }
 }

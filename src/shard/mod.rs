@@ -7,6 +7,7 @@ mod admission;
 pub mod api;
 mod authorization;
 mod connection;
+mod drain;
 pub mod driver;
 pub mod envelope;
 mod expiry;
@@ -27,13 +28,14 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use self::api::Api;
-use self::envelope::{ControlMessage, LinkState, Publication, UplinkCommand};
+use self::drain::Drain;
+use self::envelope::{ControlMessage, LinkState, Publication, Reloaded, UplinkCommand};
 use self::expiry::Expiries;
 use self::mesh::Mesh;
 use self::outlet::Outlet;
 use self::secure::TlsStreams;
 use self::session::{Phase, Session};
-use self::sweep::{Asked, Drain};
+use self::sweep::Asked;
 use crate::authorization::Question;
 use crate::codec::deflate::{Deflater, Inflater};
 use crate::command::authorize::TokenVerifier;
@@ -94,6 +96,8 @@ pub struct UplinkPort {
 pub struct Shard {
     id: ShardId,
     instance: Arc<Instance>,
+    /// The settings that hold now.
+    settings: Arc<Settings>,
     cells: Arc<ShardCells>,
     verifier: Option<Arc<TokenVerifier>>,
     sessions: Vec<Option<Session>>,
@@ -144,6 +148,7 @@ impl Shard {
             deflater: Deflater::new(instance.settings.compression_threshold),
             outboxes: Outboxes::new(instance.settings.outbox_bytes),
             tls: TlsStreams::default(),
+            settings: instance.live(),
             instance,
             verifier,
             sessions: Vec::new(),
@@ -180,8 +185,15 @@ impl Shard {
         self
     }
 
+    /// Settings and keys were read again.
+    fn adopt(&mut self, reloaded: &Reloaded) {
+        self.settings = reloaded.settings.clone();
+        self.verifier = reloaded.verifier.clone();
+        self.deflater.adopt(self.settings.compression_threshold);
+    }
+
     fn settings(&self) -> &Settings {
-        &self.instance.settings
+        &self.settings
     }
 
     /// The session in `slot`, unless its socket is gone.

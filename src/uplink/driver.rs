@@ -58,6 +58,9 @@ const READS_PER_TURN: usize = 4;
 /// Longest time that stopping takes; a Redis that does not answer must not hold up the exit.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
+/// What stopping needs while Redis answers.
+const LEAST_STOP: Duration = Duration::from_millis(500);
+
 /// What the uplink is connected to on the shards' side.
 pub struct Ports {
     /// The way to each shard.
@@ -209,9 +212,14 @@ impl UplinkHandle {
     /// Sends what still waits to be published, says goodbye, takes the instance out of Redis and ends
     /// the threads. Takes at most a few seconds, whatever Redis does.
     pub fn stop(self) {
+        self.stop_within(STOP_LIMIT);
+    }
+
+    /// As [`UplinkHandle::stop`], in about `limit` at most; a moment is taken in any case.
+    pub fn stop_within(self, limit: Duration) {
         self.stop.store(true, SeqCst);
         self.waker.wake();
-        if self.ended.recv_timeout(STOP_LIMIT) == Err(RecvTimeoutError::Timeout) {
+        if self.ended.recv_timeout(limit.clamp(LEAST_STOP, STOP_LIMIT)) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("the uplink did not stop in time: leaving it behind");
             return;
         }

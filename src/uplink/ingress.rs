@@ -263,6 +263,9 @@ impl Ingress {
         }
         self.registry.forget_silent(now);
         self.cells.instances.set(self.registry.alive() as u64);
+        if let Some(loads) = self.registry.take_loads() {
+            self.cells.others.store(loads.into());
+        }
         if self.is_unregistered() {
             return Ok(());
         }

@@ -6,21 +6,21 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::batch::Origin;
+use crate::config::catalog;
 use crate::hashing::Hashing;
 use crate::identity::InstanceId;
+use crate::steering::InstanceLoad;
 
 /// Instances that are remembered: any program may publish heartbeats, and memory must not follow it.
 const INSTANCES: usize = 4_096;
 
 /// What an instance carries at the moment.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Load {
-    /// Client connections.
-    pub connections: u64,
+    /// Connections, shards, and what follows from them.
+    pub instance: InstanceLoad,
     /// Rooms with members on this instance.
     pub rooms: u64,
-    /// Shards.
-    pub shards: u64,
     /// Time since the start.
     pub uptime: Duration,
     /// CPU time used, in cores, if measured: 1.5 is one and a half cores.
@@ -40,6 +40,14 @@ struct Heartbeat<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu: Option<f64>,
     version: &'a str,
+    capacity: u64,
+    busy: f64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    overloaded: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    draining: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<&'a str>,
     timestamp: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     leaving: bool,
@@ -51,7 +59,37 @@ struct Heartbeat<'a> {
 struct Heard {
     instance_id: String,
     #[serde(default)]
+    connections: u64,
+    #[serde(default)]
+    capacity: u64,
+    #[serde(default)]
+    shards: u64,
+    #[serde(default)]
+    busy: f64,
+    #[serde(default)]
+    overloaded: bool,
+    #[serde(default)]
+    draining: bool,
+    #[serde(default)]
+    url: Option<String>,
+    #[serde(default)]
     leaving: bool,
+}
+
+impl Heard {
+    fn load(self) -> InstanceLoad {
+        // It becomes a header of this server's answers, so it is held to what this server itself would announce.
+        let url = self.url.filter(|url| catalog::is_server_address(url));
+        InstanceLoad {
+            connections: self.connections,
+            capacity: self.capacity,
+            shards: self.shards,
+            busy: self.busy.clamp(0.0, 1.0),
+            overloaded: self.overloaded,
+            draining: self.draining,
+            url: url.map(Into::into),
+        }
+    }
 }
 
 /// The JSON text of this instance's heartbeat at `timestamp` (milliseconds since 1970).
@@ -65,12 +103,17 @@ pub fn heartbeat(
     let heartbeat = Heartbeat {
         instance_id: instance.as_str(),
         boot_id: &format!("{:016x}", origin.0),
-        connections: load.connections,
+        connections: load.instance.connections,
         rooms: load.rooms,
-        shards: load.shards,
+        shards: load.instance.shards,
         uptime: load.uptime.as_secs(),
         cpu: load.cpu.filter(|cpu| cpu.is_finite()),
         version: env!("CARGO_PKG_VERSION"),
+        capacity: load.instance.capacity,
+        busy: (load.instance.busy * 100.0).round() / 100.0,
+        overloaded: load.instance.overloaded,
+        draining: load.instance.draining,
+        url: load.instance.url.as_deref(),
         timestamp,
         leaving,
     };
@@ -82,13 +125,15 @@ pub fn heartbeat(
 pub struct Registry {
     this: InstanceId,
     threshold: Duration,
-    last_heard: HashMap<InstanceId, Instant, Hashing>,
+    last_heard: HashMap<InstanceId, (Instant, InstanceLoad), Hashing>,
+    /// Whether what is known of the others' load has changed since it was last asked for.
+    changed: bool,
 }
 
 impl Registry {
     /// Nobody heard yet. `threshold` is the silence after which an instance counts as gone.
     pub fn new(this: &InstanceId, threshold: Duration) -> Self {
-        Self { this: this.clone(), threshold, last_heard: HashMap::default() }
+        Self { this: this.clone(), threshold, last_heard: HashMap::default(), changed: false }
     }
 
     /// An instance is alive, as far as Redis knows.
@@ -96,7 +141,7 @@ impl Registry {
         if instance != self.this
             && (self.last_heard.len() < INSTANCES || self.last_heard.contains_key(&instance))
         {
-            self.last_heard.insert(instance, now);
+            self.last_heard.entry(instance).or_insert_with(|| (now, InstanceLoad::default())).0 = now;
         }
     }
 
@@ -104,22 +149,35 @@ impl Registry {
     pub fn heartbeat(&mut self, payload: &[u8], now: Instant) -> bool {
         let Ok(heard) = serde_json::from_slice::<Heard>(payload) else { return false };
         let Some(instance) = InstanceId::parse(&heard.instance_id) else { return false };
+        self.changed = true;
         if heard.leaving {
             self.last_heard.remove(&instance);
         } else {
-            self.heard(instance, now);
+            self.heard(instance.clone(), now);
+            if let Some((_, load)) = self.last_heard.get_mut(&instance) {
+                *load = heard.load();
+            }
         }
         true
     }
 
     /// An instance has been removed from the cluster.
     pub fn gone(&mut self, instance: &str) {
+        self.changed = true;
         self.last_heard.retain(|known, _| known.as_str() != instance);
     }
 
     /// Forgets who has been silent for the threshold.
     pub fn forget_silent(&mut self, now: Instant) {
-        self.last_heard.retain(|_, heard| now < *heard + self.threshold);
+        let known = self.last_heard.len();
+        self.last_heard.retain(|_, (heard, _)| now < *heard + self.threshold);
+        self.changed |= self.last_heard.len() != known;
+    }
+
+    /// What the other instances said of their load, if that has changed since the last call.
+    pub fn take_loads(&mut self) -> Option<Vec<InstanceLoad>> {
+        std::mem::take(&mut self.changed)
+            .then(|| self.last_heard.values().map(|(_, load)| load.clone()).collect())
     }
 
     /// Instances alive, this one included.
@@ -141,9 +199,8 @@ mod tests {
     #[test]
     fn a_heartbeat_says_what_the_contract_lists() {
         let load = Load {
-            connections: 3,
+            instance: InstanceLoad { connections: 3, capacity: 9, shards: 4, ..InstanceLoad::default() },
             rooms: 2,
-            shards: 4,
             uptime: Duration::from_millis(9_900),
             cpu: Some(0.5),
         };
@@ -166,6 +223,32 @@ mod tests {
         assert_eq!(registry.alive(), 2);
         registry.forget_silent(start + THRESHOLD * 2);
         assert_eq!(registry.alive(), 1);
+    }
+
+    #[test]
+    fn the_load_of_others_is_known_and_a_made_up_address_is_not_passed_on() {
+        let now = Instant::now();
+        let mut registry = Registry::new(&id("a"), THRESHOLD);
+        let own = InstanceLoad {
+            connections: 3,
+            capacity: 9,
+            shards: 4,
+            busy: 0.25,
+            overloaded: true,
+            draining: false,
+            url: Some("wss://b.example:3001".into()),
+        };
+        let load = Load { instance: own.clone(), ..Load::default() };
+        assert!(registry.take_loads().is_none());
+        registry.heartbeat(&heartbeat(&id("b"), Origin(2), load, 0, false), now);
+        assert_eq!(registry.take_loads(), Some(vec![own]));
+        assert!(registry.take_loads().is_none(), "nothing new");
+        let forged = r#"{"instanceId":"b","busy":7.0,"url":"ws://x\r\nSet-Cookie: a"}"#;
+        assert!(registry.heartbeat(forged.as_bytes(), now));
+        let loads = registry.take_loads().unwrap();
+        assert!(loads[0].url.is_none() && loads[0].busy <= 1.0, "{loads:?}");
+        registry.gone("b");
+        assert_eq!(registry.take_loads(), Some(vec![]));
     }
 
     #[test]
