@@ -104,6 +104,14 @@ impl Instance {
             others.iter().flat_map(|loads| loads.iter()).filter(|load| !load.draining).cloned().collect();
         let _ = self.drain.set(DrainPlan::new(self.connections(), &others, self.live().drain_timeout));
         self.enter(Phase::Draining);
+        self.announce();
+    }
+
+    /// What this instance says of its load has changed: the others are told at once.
+    pub fn announce(&self) {
+        if let Some(cells) = &self.uplink {
+            cells.announce.store(true, SeqCst);
+        }
     }
 
     /// How clients are sent away, once the instance drains.

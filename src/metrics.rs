@@ -1,7 +1,7 @@
 //! Counters and gauges: one cell per shard and thread, summed by whoever asks.
 
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 
@@ -67,6 +67,8 @@ pub struct UplinkCells {
     pub publications_dropped: Cell,
     /// Events dropped because a shard's queue was full.
     pub deliveries_dropped: Cell,
+    /// Whether the next heartbeat is due at once, because what it says has changed. Any thread may set it.
+    pub announce: AtomicBool,
     /// What the other instances said of their load in their last heartbeats.
     pub others: ArcSwap<Vec<InstanceLoad>>,
 }

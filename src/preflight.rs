@@ -187,6 +187,11 @@ fn check_descriptors(limit: Option<u64>, connections: u32) -> Option<String> {
     })
 }
 
+/// What to know of the limit of descriptors when so many connections are taken, if anything.
+pub fn descriptor_warning(connections: u32) -> Option<String> {
+    check_descriptors(getrlimit(Resource::Nofile).current, connections)
+}
+
 /// Raises the soft limit to the hard one and gives the limit that holds now; `None` for no limit.
 fn raise(resource: Resource) -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(resource);

@@ -13,6 +13,7 @@ use crate::config::setting::SettingError;
 use crate::config::sources::Given;
 use crate::config::{Mode, Settings};
 use crate::instance::Instance;
+use crate::preflight;
 use crate::shard::envelope::{Envelope, Reloaded};
 use crate::shard::outlet::Outlet;
 
@@ -132,7 +133,10 @@ impl Reloader {
             shard.flush();
         }
         self.origin.given = given;
-        notes.iter().for_each(|note| tracing::warn!("{note}"));
+        let descriptors = changed.iter().any(|change| change.starts_with("WS_MAX_CONNECTIONS"));
+        let warning =
+            descriptors.then(|| preflight::descriptor_warning(reloaded.settings.ws_max_connections));
+        notes.iter().chain(&warning.flatten()).for_each(|note| tracing::warn!("{note}"));
         let files = "keys and certificates were read again";
         if changed.is_empty() {
             tracing::info!("SIGHUP: {files}, no setting has changed");

@@ -344,6 +344,9 @@ impl Control {
             _ => Steering::Welcome,
         };
         let before = self.instance.steering.swap(Arc::new(steering.clone()));
+        if (*before == Steering::Welcome) != (steering == Steering::Welcome) {
+            self.instance.announce();
+        }
         match (*before == Steering::Welcome, steering == Steering::Welcome) {
             (true, false) => {
                 let load = self.instance.load();

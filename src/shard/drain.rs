@@ -25,8 +25,8 @@ pub(super) struct Drain {
 
 /// Where the `place`th of `count` stands on a span, with each shard's places between those of the others.
 fn share(span: Duration, place: usize, count: usize, (shard, shards): (usize, usize)) -> u64 {
-    let part = (place as f64 + (shard + 1) as f64 / shards as f64) / count.max(1) as f64;
-    (span.as_millis() as f64 * part) as u64
+    let (parts, taken) = (count.max(1) * shards, place * shards + shard + 1);
+    span.as_millis() as u64 * taken as u64 / parts as u64
 }
 
 impl Shard {

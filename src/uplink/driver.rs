@@ -127,7 +127,8 @@ pub fn start(
     let ingress =
         Ingress::new(settings, (instance, origin), ingress_link, delivery, reached, Arc::clone(&cells), now);
     let batching = Batching { size: settings.batch_bytes, compress_from: settings.batch_compress_bytes };
-    let publisher = Publisher::new(Channels::new(&settings.prefix), origin, batching, stores, cells)?;
+    let channels = Channels::new(&settings.prefix);
+    let publisher = Publisher::new(channels, origin, batching, stores, Arc::clone(&cells))?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let pair = Arc::new(Pair::default());
@@ -149,6 +150,7 @@ pub fn start(
         publisher,
         link: link(settings, instance, "publisher", now)?,
         publications,
+        cells: Arc::clone(&cells),
         pair,
         wanted: 0,
         pace: Pace::Idle,
@@ -393,6 +395,7 @@ struct PublisherThread<L> {
     publisher: Publisher,
     link: Link<Sent>,
     publications: Receiver<Publication>,
+    cells: Arc<UplinkCells>,
     pair: Arc<Pair>,
     /// The value of [`Pair::wanted`] that was seen last.
     wanted: u64,
@@ -523,7 +526,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         let now = Instant::now();
         self.publisher.flush(&mut self.link, now);
         self.publisher.flush_answers();
-        if self.link.is_up() && self.heartbeat_at <= now {
+        if self.link.is_up() && (self.heartbeat_at <= now || self.cells.announce.swap(false, SeqCst)) {
             self.heartbeat_at = now + self.settings.heartbeat_interval;
             self.heartbeat(false);
         }

@@ -9,7 +9,7 @@ use checker::record::{Member, Message, Position, Record, Recovery, Room};
 use serde_json::{Value, json};
 use tungstenite::{Error, WebSocket};
 
-use crate::harness::DEADLINE;
+use crate::harness::{DEADLINE, token};
 
 /// Members of one room.
 const ROOM_SIZE: u32 = 10;
@@ -23,6 +23,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 struct Visitor {
     member: Member,
     room: Room,
+    /// Who it is: a message that is sent again on another connection is only known as the same one's.
+    token: String,
     socket: Option<WebSocket<TcpStream>>,
     inside: bool,
     /// When to connect, ask to join, or speak next.
@@ -58,6 +60,7 @@ impl Crowd {
         let visitor = |number| Visitor {
             member: Member(number),
             room: Room(number / ROOM_SIZE),
+            token: token::of(&format!("visitor-{number}")),
             socket: None,
             inside: false,
             next: started,
@@ -151,9 +154,11 @@ impl Crowd {
 
     /// Tries one instance after the other.
     fn connect(&mut self, visitor: &mut Visitor, now: Instant) {
-        let first = (visitor.member.0 + visitor.session) as usize;
-        let found =
-            (0..self.ports.len()).find_map(|step| open(self.ports[(first + step) % self.ports.len()]));
+        // Half of those that leave an instance turn to the one, half to the other.
+        let step = 1 + visitor.member.0 / 3 % 2;
+        let first = (visitor.member.0 + step * visitor.session) as usize;
+        let found = (0..self.ports.len())
+            .find_map(|step| open(self.ports[(first + step) % self.ports.len()], &visitor.token));
         visitor.next = now;
         match found {
             Some(socket) => {
@@ -272,11 +277,12 @@ impl Visitor {
     }
 }
 
-fn open(port: u16) -> Option<WebSocket<TcpStream>> {
+fn open(port: u16, token: &str) -> Option<WebSocket<TcpStream>> {
     let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_nodelay(true).expect("a TCP socket has nodelay");
     stream.set_read_timeout(Some(DEADLINE)).expect("the time is not zero");
-    let (socket, _) = tungstenite::client::client(format!("ws://127.0.0.1:{port}/ws"), stream).ok()?;
+    let (socket, _) =
+        tungstenite::client::client(format!("ws://127.0.0.1:{port}/ws?token={token}"), stream).ok()?;
     socket.get_ref().set_nonblocking(true).expect("a socket has this mode");
     Some(socket)
 }

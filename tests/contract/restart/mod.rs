@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::harness::redis::RedisServer;
 use crate::harness::server::Server;
-use crate::harness::{DEADLINE, free_port, http};
+use crate::harness::{DEADLINE, free_port, http, token};
 use crowd::{Crowd, message_of, position_of};
 
 const CLIENTS: u32 = 300;
@@ -25,6 +25,8 @@ fn start(redis: &RedisServer, id: &str, port: u16) -> Server {
         ("HISTORY_PAGE", "10000"),
         ("DRAIN_TIMEOUT", "8000"),
         ("API_KEY", "key"),
+        token::REQUIRED[0],
+        token::REQUIRED[1],
     ];
     Server::in_cluster_on(port, redis, id, &settings)
 }
