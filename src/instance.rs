@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use crate::config::Settings;
 use crate::identity::InstanceId;
 use crate::metrics::{AuthorizationCells, ControlCells, ShardCells, UplinkCells};
+use crate::preflight;
 use crate::quota::Quotas;
 use crate::steering::{DrainPlan, InstanceLoad, Steering};
 
@@ -129,7 +130,7 @@ impl Instance {
         let live = self.live.load();
         InstanceLoad {
             connections: self.connections(),
-            capacity: live.ws_max_connections.into(),
+            capacity: preflight::fitting_connections(live.ws_max_connections).into(),
             shards: self.shards.len() as u64,
             busy: f64::from(self.busy_percent.load(SeqCst)) / 100.0,
             overloaded: self.is_overloaded(),

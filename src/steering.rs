@@ -117,7 +117,7 @@ pub fn judge(own: &InstanceLoad, others: &[InstanceLoad], settings: OverloadSett
         (true, false) => load.fullness(),
         (false, _) => load.busy,
     };
-    let least = own.overloaded.then_some(MARGIN / 2.0).unwrap_or(MARGIN);
+    let least = if own.overloaded { MARGIN / 2.0 } else { MARGIN };
     let fits = |load: &&InstanceLoad| load.takes_clients() && weight(load) <= weight(own) - least;
     let mut fitting: Vec<_> = others.iter().filter(fits).collect();
     fitting.sort_by(|one, other| one.burden().total_cmp(&other.burden()));

@@ -271,8 +271,11 @@ fn only_live_settings_change_and_the_others_are_named() {
 }
 
 #[test]
-fn a_live_setting_must_go_with_one_that_waits() {
+fn an_outbox_grows_at_once_and_shrinks_at_the_next_start() {
     let new = [("OUTBOX_BYTES", "4194304"), ("MAX_MESSAGE_BYTES", "1048576")];
-    let error = reread(&[], &new).err().unwrap().to_string();
-    assert!(error.contains("OUTBOX_BYTES needs a restart"), "{error}");
+    let change = reread(&[], &new).unwrap();
+    assert_eq!((change.settings.outbox_bytes, change.settings.max_message_bytes), (4 << 20, 1 << 20));
+    let change = reread(&new, &[]).unwrap();
+    assert_eq!((change.settings.outbox_bytes, change.settings.max_message_bytes), (4 << 20, 65_536));
+    assert_eq!(change.waiting, ["OUTBOX_BYTES"]);
 }

@@ -1,13 +1,13 @@
 //! Reading the settings again: which of them a running server takes over, and which wait for its next start.
 
-use super::catalog::settings;
+use super::catalog::{self, settings};
 use super::setting::{Setting, SettingError};
 use super::sources::Given;
 use super::{Checked, Mode, Settings};
 
 /// Settings that a running server takes over when it reads its settings again. All others are built into threads,
 /// sockets and memory at the start, or have to be the same on all instances.
-pub const LIVE: [&str; 46] = [
+pub const LIVE: [&str; 47] = [
     "WS_MAX_CONNECTIONS",
     "FLUSH_BUDGET_MS",
     "COMPRESSION",
@@ -37,6 +37,7 @@ pub const LIVE: [&str; 46] = [
     "MESSAGE_RATE",
     "MESSAGE_BURST",
     "PRESENCE_MAX_MEMBERS",
+    "OUTBOX_BYTES",
     "OUTBOX_AGE",
     "BYTE_RATE",
     "JOIN_RATE",
@@ -60,6 +61,9 @@ pub const LIVE: [&str; 46] = [
 /// does not.
 const TLS: [&str; 2] = ["TLS_CERT_FILE", "TLS_KEY_FILE"];
 
+/// The live setting that can only be raised: replies that are under way are sized by it.
+const OUTBOX: &str = "OUTBOX_BYTES";
+
 /// What has become of the settings.
 pub struct Change {
     /// The settings that hold from now on.
@@ -81,9 +85,13 @@ pub struct Change {
 pub fn compare(mode: Mode, before: &[Given], new: &[Given]) -> Result<Change, SettingError> {
     let Checked { settings: wanted, notes } = Settings::from_given(mode, new)?;
     let tls_before = before.iter().any(|given| given.setting.name == TLS[0]);
-    let is_live = |setting: &Setting| {
-        let switched = TLS.contains(&setting.name) && wanted.tls.is_some() != tls_before;
-        LIVE.contains(&setting.name) && !switched
+    let outbox_before = before.iter().find(|given| given.setting.name == OUTBOX);
+    let outbox_before = catalog::find(OUTBOX).and_then(|setting| effective(mode, setting, outbox_before));
+    let shrinks = |bytes: &str| bytes.parse().is_ok_and(|bytes: usize| wanted.outbox_bytes < bytes);
+    let is_live = |setting: &Setting| match setting.name {
+        name if TLS.contains(&name) => wanted.tls.is_some() == tls_before,
+        OUTBOX => !outbox_before.is_some_and(shrinks),
+        name => LIVE.contains(&name),
     };
     let (mut given, mut changed, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
     for setting in settings() {

@@ -97,10 +97,9 @@ impl Shard {
             let reason = "this instance is draining: another one takes this client";
             return Err(busy(reason, "Retry-After: 1\r\n"));
         }
-        if self.instance.connections() >= u64::from(self.settings().ws_max_connections) {
-            return Err(busy("this instance is full", "Retry-After: 5\r\n"));
-        }
+        let full = self.instance.connections() >= u64::from(self.settings().ws_max_connections);
         let answer = match &**self.instance.steering.load() {
+            Steering::Welcome if full => return Err(busy("this instance is full", "Retry-After: 5\r\n")),
             Steering::Welcome => return Ok(()),
             Steering::Elsewhere => {
                 busy("this instance is overloaded: another one takes this client", "Retry-After: 1\r\n")

@@ -190,6 +190,7 @@ impl Shard {
         self.settings = reloaded.settings.clone();
         self.verifier = reloaded.verifier.clone();
         self.deflater.adopt(self.settings.compression_threshold);
+        self.outboxes.adopt(self.settings.outbox_bytes);
     }
 
     fn settings(&self) -> &Settings {

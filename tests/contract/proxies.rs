@@ -197,9 +197,8 @@ fn a_full_instance_is_passed_over() {
 
 #[test]
 fn an_overloaded_instance_and_one_that_drains_are_passed_over() {
-    for (name, program) in
-        [("nginx", nginx as Program), ("haproxy", haproxy), ("haproxy-sticky", haproxy_sticky)]
-    {
+    let sticky = [("nginx-sticky", nginx_sticky as Program), ("haproxy-sticky", haproxy_sticky)];
+    for (name, program) in [("nginx", nginx as Program), ("haproxy", haproxy)].into_iter().chain(sticky) {
         let small = [("WS_MAX_CONNECTIONS", "40"), ("OVERLOAD_CONNECTIONS", "50")];
         let mut stage = Stage::new(name, program, [&small, &[]]);
         let mut clients: Vec<_> = (0..20).map(|_| Client::connect(&stage.instances[0])).collect();

@@ -99,7 +99,7 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "OVERLOAD_CONNECTIONS",
         group: Server,
-        prose: "Percentage of WS_MAX_CONNECTIONS from which new clients are sent to other instances, if those have room.",
+        prose: "Percentage of WS_MAX_CONNECTIONS, or of what descriptors allow, from which new clients are sent to other instances, if those have room.",
         default: Is("95"),
         kind: count_or_zero(1..=100, "for never", |d, n| d.settings.overload.connections_percent = n as u8),
     },
