@@ -267,10 +267,7 @@ impl Ingress {
             _ => {}
         }
         self.registry.forget_silent(now);
-        self.cells.instances.set(self.registry.alive() as u64);
-        if let Some(loads) = self.registry.take_loads() {
-            self.cells.others.store(loads.into());
-        }
+        self.registry.tell(&self.cells);
         if self.is_unregistered() {
             return Ok(());
         }

@@ -9,6 +9,7 @@ use super::batch::Origin;
 use crate::config::catalog;
 use crate::hashing::Hashing;
 use crate::identity::InstanceId;
+use crate::metrics::UplinkCells;
 use crate::steering::InstanceLoad;
 
 /// Instances that are remembered: any program may publish heartbeats, and memory must not follow it.
@@ -174,8 +175,16 @@ impl Registry {
         self.changed |= self.last_heard.len() != known;
     }
 
+    /// Counts the instances, and passes on what the others have said of their load since the last call.
+    pub fn tell(&mut self, cells: &UplinkCells) {
+        cells.instances.set(self.alive() as u64);
+        if let Some(loads) = self.take_loads() {
+            cells.others.store(loads.into());
+        }
+    }
+
     /// What the other instances said of their load, if that has changed since the last call.
-    pub fn take_loads(&mut self) -> Option<Vec<InstanceLoad>> {
+    fn take_loads(&mut self) -> Option<Vec<InstanceLoad>> {
         std::mem::take(&mut self.changed)
             .then(|| self.last_heard.values().map(|(_, load)| load.clone()).collect())
     }

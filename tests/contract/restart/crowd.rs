@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use checker::record::{Member, Message, Position, Record, Recovery, Room};
@@ -26,6 +27,8 @@ struct Visitor {
     /// Who it is: a message that is sent again on another connection is only known as the same one's.
     token: String,
     socket: Option<WebSocket<TcpStream>>,
+    /// The thread that connects it, and since when: a slow instance holds up nobody else.
+    connecting: Option<(Instant, JoinHandle<Option<WebSocket<TcpStream>>>)>,
     inside: bool,
     /// When to connect, ask to join, or speak next.
     next: Instant,
@@ -62,6 +65,7 @@ impl Crowd {
             room: Room(number / ROOM_SIZE),
             token: token::of(&format!("visitor-{number}")),
             socket: None,
+            connecting: None,
             inside: false,
             next: started,
             leave: None,
@@ -119,9 +123,7 @@ impl Crowd {
     fn attend(&mut self, visitor: &mut Visitor, note: &mut impl FnMut(Record)) {
         let now = Instant::now();
         if visitor.socket.is_none() {
-            if now >= visitor.next {
-                self.connect(visitor, now);
-            }
+            self.connect(visitor, now);
             return;
         }
         while let Some(socket) = &mut visitor.socket {
@@ -154,21 +156,31 @@ impl Crowd {
 
     /// Tries one instance after the other.
     fn connect(&mut self, visitor: &mut Visitor, now: Instant) {
-        // Half of those that leave an instance turn to the one, half to the other.
-        let step = 1 + visitor.member.0 / 3 % 2;
-        let first = (visitor.member.0 + step * visitor.session) as usize;
-        let found = (0..self.ports.len())
-            .find_map(|step| open(self.ports[(first + step) % self.ports.len()], &visitor.token));
-        visitor.next = now;
-        match found {
-            Some(socket) => {
-                if visitor.session > 0 {
-                    self.returns.push(self.started.elapsed());
-                }
-                visitor.session += 1;
-                visitor.socket = Some(socket);
+        match visitor.connecting.take() {
+            None if now >= visitor.next => {
+                // Half of those that leave an instance turn to the one, half to the other.
+                let step = 1 + visitor.member.0 / 3 % 2;
+                let first = (visitor.member.0 + step * visitor.session) as usize;
+                let (ports, token) = (self.ports, visitor.token.clone());
+                let search = move || {
+                    (0..ports.len()).find_map(|next| open(ports[(first + next) % ports.len()], &token))
+                };
+                visitor.connecting = Some((now, std::thread::spawn(search)));
             }
-            None => visitor.next = now + PAUSE,
+            Some((since, thread)) if thread.is_finished() => {
+                visitor.next = now;
+                match thread.join().expect("connecting does not panic") {
+                    Some(socket) => {
+                        if visitor.session > 0 {
+                            self.returns.push(since - self.started);
+                        }
+                        visitor.session += 1;
+                        visitor.socket = Some(socket);
+                    }
+                    None => visitor.next = now + PAUSE,
+                }
+            }
+            waiting => visitor.connecting = waiting,
         }
     }
 
