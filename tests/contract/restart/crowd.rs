@@ -27,14 +27,18 @@ struct Visitor {
     /// Who it is: a message that is sent again on another connection is only known as the same one's.
     token: String,
     socket: Option<WebSocket<TcpStream>>,
-    /// The thread that connects it, and since when: a slow instance holds up nobody else.
-    connecting: Option<(Instant, JoinHandle<Option<WebSocket<TcpStream>>>)>,
+    /// The thread that connects it: a slow instance holds up nobody else.
+    connecting: Option<JoinHandle<Option<WebSocket<TcpStream>>>>,
     inside: bool,
     /// When to connect, ask to join, or speak next.
     next: Instant,
+    /// When it last turned away from an instance: when it was told to, or when it was closed.
+    parted: Instant,
     /// When to go, as the server has told it; nothing for those that wait until they are closed.
     leave: Option<Instant>,
     session: u32,
+    /// The instance that it turned to last.
+    place: usize,
     since: Option<Position>,
     numbers: u64,
     unanswered: BTreeSet<u64>,
@@ -48,7 +52,7 @@ pub struct Crowd {
     started: Instant,
     /// Everything that happened, by milliseconds since the start.
     pub records: Vec<(u64, Record)>,
-    /// When clients came back.
+    /// When clients that came back had turned away.
     pub returns: Vec<Duration>,
     /// Joins after a return that were not given everything that was missed.
     pub unrecovered: usize,
@@ -68,8 +72,10 @@ impl Crowd {
             connecting: None,
             inside: false,
             next: started,
+            parted: started,
             leave: None,
             session: 0,
+            place: number as usize,
             since: None,
             numbers: 0,
             unanswered: BTreeSet::new(),
@@ -141,8 +147,9 @@ impl Crowd {
                 Err(_) => visitor.part(now, note),
             }
         }
-        if visitor.leave.is_some_and(|leave| now >= leave) {
+        if let Some(leave) = visitor.leave.filter(|leave| now >= *leave) {
             visitor.part(now, note);
+            visitor.parted = leave;
         }
         if visitor.inside && self.speaks && now >= visitor.next {
             visitor.next = now + SPEAK_EVERY;
@@ -159,20 +166,21 @@ impl Crowd {
         match visitor.connecting.take() {
             None if now >= visitor.next => {
                 // Half of those that leave an instance turn to the one, half to the other.
-                let step = 1 + visitor.member.0 / 3 % 2;
-                let first = (visitor.member.0 + step * visitor.session) as usize;
+                let step = 1 + (visitor.member.0 / 3 >> visitor.session) % 2;
+                visitor.place += step as usize;
+                let first = visitor.place;
                 let (ports, token) = (self.ports, visitor.token.clone());
                 let search = move || {
                     (0..ports.len()).find_map(|next| open(ports[(first + next) % ports.len()], &token))
                 };
-                visitor.connecting = Some((now, std::thread::spawn(search)));
+                visitor.connecting = Some(std::thread::spawn(search));
             }
-            Some((since, thread)) if thread.is_finished() => {
+            Some(thread) if thread.is_finished() => {
                 visitor.next = now;
                 match thread.join().expect("connecting does not panic") {
                     Some(socket) => {
                         if visitor.session > 0 {
-                            self.returns.push(since - self.started);
+                            self.returns.push(visitor.parted - self.started);
                         }
                         visitor.session += 1;
                         visitor.socket = Some(socket);
@@ -227,7 +235,7 @@ impl Crowd {
                 note(Record::Acked { room, message, offset: event["offset"].as_u64() });
             }
             "error" => visitor.refused(event, now, note),
-            "server_draining" if member.0 % 2 == 0 => {
+            "server_draining" if member.0 % 4 != 1 => {
                 let delay = event["reconnectAfterMs"].as_u64().expect("a delay");
                 visitor.leave = Some(now + Duration::from_millis(delay));
             }
@@ -285,6 +293,7 @@ impl Visitor {
         self.inside = false;
         self.leave = None;
         self.next = now;
+        self.parted = now;
         self.again.append(&mut self.unanswered);
     }
 }

@@ -65,6 +65,11 @@ fn a_rolling_restart_loses_nothing_and_clients_come_back_one_by_one() {
         crowd.turn();
         assert!(crowd.now_ms() < DEADLINE.as_millis() as u64, "all clients are in their rooms");
     }
+    // The others have heard by then how many there are: that is in the heartbeats.
+    let known = crowd.now_ms() + 1000;
+    while crowd.now_ms() < known {
+        crowd.turn();
+    }
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let restarts = scope.spawn(|| {
