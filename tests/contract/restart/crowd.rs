@@ -166,7 +166,7 @@ impl Crowd {
         match visitor.connecting.take() {
             None if now >= visitor.next => {
                 // Half of those that leave an instance turn to the one, half to the other.
-                let step = 1 + (visitor.member.0 / 3 >> visitor.session) % 2;
+                let step = 1 + ((visitor.member.0 / 3) >> visitor.session) % 2;
                 visitor.place += step as usize;
                 let first = visitor.place;
                 let (ports, token) = (self.ports, visitor.token.clone());
