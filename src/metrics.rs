@@ -48,10 +48,14 @@ pub struct UplinkCells {
     pub batches_out: Cell,
     /// Bytes of those batches.
     pub batch_bytes_out: Cell,
+    /// Those among them that went over the instance's lane, to all other instances at once.
+    pub lane_batches_out: Cell,
     /// Events received from other instances.
     pub received: Cell,
     /// Batches received from other instances.
     pub batches_in: Cell,
+    /// Those among them that came over the sender's lane.
+    pub lane_batches_in: Cell,
     /// Plain JSON publications received from other programs.
     pub foreign_in: Cell,
     /// Payloads that were neither a batch nor JSON with `data`: dropped.
@@ -251,8 +255,14 @@ fn uplink_exposition(text: &mut Exposition<'_>, cells: &UplinkCells) {
     text.counter("redis_published_total", "Events published to other instances.", cells.published.get());
     text.counter("redis_batches_sent_total", "Batches published.", cells.batches_out.get());
     text.counter("redis_batch_sent_bytes_total", "Bytes of batches published.", cells.batch_bytes_out.get());
+    text.counter("redis_lane_batches_sent_total", "Batches sent over the lane.", cells.lane_batches_out.get());
     text.counter("redis_received_total", "Events received from other instances.", cells.received.get());
     text.counter("redis_batches_received_total", "Batches received.", cells.batches_in.get());
+    text.counter(
+        "redis_lane_batches_received_total",
+        "Batches received over other instances' lanes.",
+        cells.lane_batches_in.get(),
+    );
     text.counter("redis_foreign_total", "Plain JSON publications of other programs.", cells.foreign_in.get());
     text.counter("redis_garbage_total", "Payloads that were neither batch nor JSON.", cells.garbage_in.get());
     text.counter("redis_gaps_total", "Gaps noticed in other instances' sequences.", cells.gaps.get());

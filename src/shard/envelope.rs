@@ -461,6 +461,8 @@ pub enum UplinkCommand {
         /// Whether members of this instance published while the link was down: then the other
         /// instances' members are told to resync.
         published: bool,
+        /// Whether members were told meanwhile who is in the room, as far as this instance knew.
+        told: bool,
     },
     /// Answer to [`LinkState::Restoring`]: users with connections, to be subscribed.
     RestoreUsers {

@@ -87,6 +87,7 @@ impl Shard {
         if let (Some(uplink), true) = (&mut self.uplink, linked) {
             uplink.commands.send(UplinkCommand::Join { enters: enters || join.again, join, route });
         } else {
+            home.mark_told_alone();
             let member_count = home.user_count();
             let members = join.want_members.then(|| home.members().cloned().collect());
             if enters || join.again {
@@ -116,6 +117,9 @@ impl Shard {
             let last = left.remaining == 0;
             uplink.commands.send(UplinkCommand::Leave { room: room.clone(), member: left.member, last });
         } else {
+            if let Some(home) = self.homes.get_mut(room.as_str()) {
+                home.mark_told_alone();
+            }
             self.announce(room, false, &left.member, left.remaining);
         }
     }
@@ -133,8 +137,11 @@ impl Shard {
         if let (true, Some(uplink)) = (self.is_linked(), &mut self.uplink) {
             return uplink.commands.send(UplinkCommand::ListMembers { room, asker });
         }
-        let home = self.homes.get(room.as_str());
-        let members: Vec<_> = home.into_iter().flat_map(|home| home.members().cloned()).collect();
+        let mut members = Vec::new();
+        if let Some(home) = self.homes.get_mut(room.as_str()) {
+            home.mark_told_alone();
+            members.extend(home.members().cloned());
+        }
         let (to, member_count) = (asker.connection.shard, members.len() as u32);
         self.mesh.send(to, Envelope::Members { room, asker, member_count, members });
     }
@@ -197,6 +204,7 @@ impl Shard {
                 members,
                 newcomers,
                 published: home.route.take_published_alone(),
+                told: home.take_told_alone(),
             });
         }
         let users = self.user_homes.users().cloned().collect();
@@ -212,7 +220,8 @@ impl Shard {
             if home.route.take_published_alone() {
                 let (members, newcomers) = home.by_registration();
                 let (room, route) = (room.clone(), home.route.clone());
-                let restore = UplinkCommand::Restore { room, route, members, newcomers, published: true };
+                let told = home.take_told_alone();
+                let restore = UplinkCommand::Restore { room, route, members, newcomers, published: true, told };
                 uplink.commands.send(restore);
             }
         }

@@ -15,9 +15,10 @@ use super::delivery::Delivery;
 use super::following::Following;
 use super::history::{Epochs, HistoryCaller, HistoryRules};
 use super::ingress::{Expect, Ingress, PublisherLink};
+use super::lane;
 use super::link::{Event, Handshake, Link, LinkError, words};
 use super::presence::Caller;
-use super::publisher::{Batching, Publisher, Sent};
+use super::publisher::{BATCHES_PER_PEER, Batching, Publisher, Sent};
 use super::registry::{self, Load};
 use super::socket::{Connector, Socket};
 use super::store_queue::StoreQueue;
@@ -31,8 +32,8 @@ use crate::shard::outlet::{Outlet, Waker};
 /// Longest sleep of the publisher: how late it notices a closed connection or the order to stop.
 const PUBLISHER_TICK: Duration = Duration::from_millis(100);
 
-/// Longest sleep while publications gather: at 300,000 a second 300 have come.
-const GATHER_TICK: Duration = Duration::from_millis(1);
+/// Longest sleep while publications gather: at 300,000 a second 1,500 have come.
+const GATHER_TICK: Duration = Duration::from_millis(5);
 
 /// Shortest wait for the answers of messages being stored.
 const ANSWER_WAIT: Duration = Duration::from_micros(100);
@@ -121,10 +122,16 @@ pub fn start(
     let delivery = Delivery::new(origin, shards, following, Arc::clone(&cells))?;
     let stores = StoreQueue::new(history, Epochs::new(random()?), answers);
     let ingress_link = link(settings, instance, "ingress", now)?;
-    let ingress =
-        Ingress::new(settings, (instance, origin), ingress_link, delivery, reached, Arc::clone(&cells), now);
-    let batching = Batching { size: settings.batch_bytes, compress_from: settings.batch_compress_bytes };
-    let publisher = Publisher::new(Channels::new(&settings.prefix), origin, batching, stores, cells)?;
+    let gate = lane::closed();
+    let shared = (Arc::clone(&gate), Arc::clone(&cells));
+    let ingress = Ingress::new(settings, (instance, origin), ingress_link, delivery, reached, shared, now);
+    let batching = Batching {
+        size: settings.batch_bytes,
+        compress_from: settings.batch_compress_bytes,
+        batches_per_peer: BATCHES_PER_PEER,
+    };
+    let channels = Channels::new(&settings.prefix);
+    let publisher = Publisher::new(channels, (instance, origin), batching, stores, gate, cells)?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let pair = Arc::new(Pair::default());
@@ -149,6 +156,8 @@ pub fn start(
         pair,
         wanted: 0,
         pace: Pace::Idle,
+        flushed_at: now,
+        holds: false,
         waker: Arc::clone(&waker),
         stop: Arc::clone(&stop),
         load,
@@ -233,6 +242,8 @@ struct Pair {
     wanted: AtomicU64,
     /// The value of `wanted` that the publisher's present connection answers to.
     served: AtomicU64,
+    /// The publisher has sent its last: the instance need not be registered any more.
+    published_all: AtomicBool,
 }
 
 impl Pair {
@@ -263,7 +274,10 @@ fn connect(connector: &Connector) -> Result<Socket, LinkError> {
 }
 
 fn until(deadline: Instant) -> Timespec {
-    let wait = deadline.saturating_duration_since(Instant::now());
+    until_from(deadline.saturating_duration_since(Instant::now()))
+}
+
+fn until_from(wait: Duration) -> Timespec {
     Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() }
 }
 
@@ -334,7 +348,7 @@ impl IngressThread {
             let Ok(command) = self.commands.try_recv() else { break };
             ingress.command(command, now);
         }
-        if self.stop.load(SeqCst) {
+        if self.stop.load(SeqCst) && self.pair.published_all.load(SeqCst) {
             ingress.leave(now);
         }
         ingress.tick(self.pair.publisher(), now)?;
@@ -371,7 +385,7 @@ impl IngressThread {
 enum Pace {
     /// Nothing came of late: the next publication wakes the thread.
     Idle,
-    /// Publications keep coming: the thread looks for them at the pace of the batches.
+    /// Publications came with the last batch: the thread looks for more until the next one is due.
     Busy,
     /// More had come than a batch holds: there is no time to wait.
     Behind,
@@ -389,6 +403,10 @@ struct PublisherThread<L> {
     /// The value of [`Pair::wanted`] that was seen last.
     wanted: u64,
     pace: Pace,
+    /// When what had gathered was sent last.
+    flushed_at: Instant,
+    /// Whether Redis has answered something before it is time to send what has gathered.
+    holds: bool,
     /// Wakes the ingress when the connection changes.
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
@@ -416,6 +434,8 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         if let Err(error) = self.farewell(&mut stream, &mut buffer) {
             tracing::warn!(%error, "the last publications may not have reached Redis");
         }
+        self.pair.published_all.store(true, SeqCst);
+        self.waker.wake();
     }
 
     fn note(&mut self, stream: &mut Option<Socket>, outcome: Result<(), LinkError>) {
@@ -434,31 +454,46 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         }
     }
 
-    /// Takes what the shards publish. Waking this thread costs a shard a system call, so it is woken only
-    /// by the first publication after a pause; it then sleeps while more gather behind that one.
+    /// Takes what the shards publish. What comes after a pause is sent at once; what comes soon after that waits
+    /// until the batch age has passed since, because each batch costs Redis a wake-up. Waking this thread costs a
+    /// shard a system call, so it is woken by the first publication only, and looks by itself for more.
     fn gather(&mut self, stream: Option<&Socket>) {
         if self.pace == Pace::Idle && !self.await_publication(stream) {
             return;
         }
-        let now = Instant::now();
-        let until = if self.pace == Pace::Behind { now } else { now + self.settings.batch_age };
-        self.pace = Pace::Idle;
+        let until = self.flushed_at + self.settings.batch_age;
+        let (mut came, storing) = (self.pace != Pace::Busy, self.publisher.is_storing());
         loop {
             while !self.publisher.is_full()
                 && let Ok(publication) = self.publications.try_recv()
             {
                 self.publisher.add(publication);
-                self.pace = Pace::Busy;
+                came = true;
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if self.publisher.is_full() {
-                self.pace = Pace::Behind;
+            let now = Instant::now();
+            let left = until.saturating_duration_since(now);
+            if self.publisher.is_full() || left.is_zero() || self.pace == Pace::Behind {
+                self.flushed_at = now;
+                self.pace = match self.publisher.is_full() {
+                    true => Pace::Behind,
+                    false if came || !self.publisher.is_empty() => Pace::Busy,
+                    false => Pace::Idle,
+                };
                 return;
             }
-            if left.is_zero() {
-                return;
+            self.pace = Pace::Busy;
+            let wait = left.min(GATHER_TICK);
+            match stream.filter(|_| storing) {
+                // Answers that clients wait for come first.
+                Some(stream) => {
+                    let answered = poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&until_from(wait)));
+                    if answered.is_ok_and(|ready| ready > 0) {
+                        self.holds = true;
+                        return;
+                    }
+                }
+                None => std::thread::sleep(wait),
             }
-            std::thread::sleep(left.min(GATHER_TICK));
         }
     }
 
@@ -513,7 +548,9 @@ impl<L: Fn() -> Load> PublisherThread<L> {
             self.link.connected(Instant::now());
         }
         let now = Instant::now();
-        self.publisher.flush(&mut self.link, now);
+        if !std::mem::take(&mut self.holds) {
+            self.publisher.flush(&mut self.link, now);
+        }
         self.publisher.flush_answers();
         if self.link.is_up() && self.heartbeat_at <= now {
             self.heartbeat_at = now + self.settings.heartbeat_interval;
@@ -557,6 +594,9 @@ impl<L: Fn() -> Load> PublisherThread<L> {
                 }
                 Event::Reply(_, Err(error)) => {
                     return Err(LinkError::Refused { step: "PUBLISH", error: words(&error) });
+                }
+                Event::Reply(Sent::Lane(sent), Ok(answer)) => {
+                    self.publisher.lane_answered(sent, &answer, &mut self.link, Instant::now());
                 }
                 Event::Reply(Sent::Heartbeat, Ok(_)) => self.link.settled(),
                 Event::Reply(Sent::Batch(_), Ok(_)) | Event::Message { .. } => {}

@@ -3,7 +3,6 @@
 //! Everything runs over one connection, so everything has one order: a join's SUBSCRIBE goes out in
 //! front of its script call, and the reply to the call is followed by every later message of the room.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,17 +12,19 @@ use super::batch::{self, Header, Origin, Sequence};
 use super::channel::{Channel, Channels};
 use super::delivery::Delivery;
 use super::history::{self, HistoryCaller};
+use super::lane::{Gate, Lanes};
 use super::link::{BACKOFF_LONGEST, Event, Link, LinkError, words};
 use super::presence::{self, Call, Caller, KEY_TTL, Registered};
 use super::registry::Registry;
 use super::script_queue::{Outgoing, ScriptQueue};
 use crate::config::RedisSettings;
-use crate::identity::{ConnectionId, InstanceId, RoomId, UserId};
+use crate::identity::{ConnectionId, InstanceId, RoomId};
 use crate::metrics::UplinkCells;
 use crate::room::history::NotRecovered;
 use crate::room::route::RoomRoute;
 use crate::shard::envelope::{Asker, Envelope, Join, Joined, LinkState, Member, ReadHistory, UplinkCommand};
 
+mod listening;
 mod reading;
 
 /// Commands without an answer, above which no more are taken from the shards: their queue bounds the rest.
@@ -101,7 +102,8 @@ pub struct Ingress {
     history_scripts: ScriptQueue<history::Call>,
     delivery: Delivery,
     registry: Registry,
-    users: HashSet<UserId>,
+    lanes: Lanes,
+    this: InstanceId,
     origin: Origin,
     stage: Stage,
     timers: Timers,
@@ -122,17 +124,19 @@ pub struct Ingress {
 }
 
 impl Ingress {
-    /// An ingress without a connection. `reached` says whether this process has already registered.
+    /// An ingress without a connection. `reached` says whether this process has already registered; by `gate` the
+    /// publisher is told when it may use the instance's lane.
     pub fn new(
         settings: &RedisSettings,
         (instance, origin): (&InstanceId, Origin),
         link: Link<Expect>,
         mut delivery: Delivery,
         reached: bool,
-        cells: Arc<UplinkCells>,
+        (gate, cells): (Gate, Arc<UplinkCells>),
         now: Instant,
     ) -> Self {
         let RedisSettings { prefix, heartbeat_interval, cleanup_interval, inactive_threshold, .. } = settings;
+        let lanes = Lanes::new((instance, origin), settings.lane_peers, *inactive_threshold, gate);
         let history = HistoryCaller::new(prefix, origin, delivery.following().rules().clone());
         let mut ingress = Self {
             link,
@@ -143,7 +147,8 @@ impl Ingress {
             scripts: ScriptQueue::default(),
             delivery,
             registry: Registry::new(instance, *inactive_threshold),
-            users: HashSet::new(),
+            lanes,
+            this: instance.clone(),
             origin,
             stage: Stage::Down,
             timers: Timers { register: now, reap: now, renew: now, check: now },
@@ -216,8 +221,8 @@ impl Ingress {
         let unanswered = self.link.lost(now);
         self.scripts.clear();
         self.history_lost(unanswered);
-        self.delivery.remove_all_rooms();
-        self.users.clear();
+        self.delivery.remove_all();
+        self.lanes.lost();
         self.cells.link_up.set(0);
         if matches!(self.stage, Stage::Leaving | Stage::Left) {
             self.stage = Stage::Left;
@@ -317,16 +322,16 @@ impl Ingress {
             UplinkCommand::Attach { user, connection } => {
                 // Subscribing once more changes nothing, and its answer comes at the right moment.
                 self.subscribe(Channel::User(user.as_str()), Some(connection), now);
-                self.users.insert(user);
+                self.delivery.add_user(user);
             }
             UplinkCommand::Detach { user } => {
                 self.unsubscribe(Channel::User(user.as_str()), now);
-                self.users.remove(&user);
+                self.delivery.remove_user(&user);
             }
-            UplinkCommand::Restore { room, route, members, newcomers, published } => {
+            UplinkCommand::Restore { room, route, members, newcomers, published, told } => {
                 self.subscribe_room(&room, route, now);
                 if self.delivery.following().covers(room.as_str()) {
-                    self.delivery.following().restore(&room);
+                    self.delivery.following().restore(&room, told);
                     self.send_reads(now);
                 }
                 if published {
@@ -336,7 +341,7 @@ impl Ingress {
             }
             UplinkCommand::RestoreUsers { users } => {
                 for user in users {
-                    if self.users.insert(user.clone()) {
+                    if self.delivery.add_user(user.clone()) {
                         self.subscribe(Channel::User(user.as_str()), None, now);
                     }
                 }
@@ -479,13 +484,8 @@ impl Ingress {
 
     fn message(&mut self, channel: &[u8], payload: &[u8], timestamp: u64, now: Instant) {
         match self.channels.parse(channel) {
-            Some(Channel::Instances) => {
-                if self.registry.heartbeat(payload, now) {
-                    self.cells.instances.set(self.registry.alive() as u64);
-                } else {
-                    self.delivery.garbage(payload, timestamp);
-                }
-            }
+            Some(Channel::Instances) => self.of_instances(payload, timestamp, now),
+            Some(Channel::Lane(_)) => self.delivery.deliver_lane(payload, timestamp),
             Some(channel) => self.delivery.deliver(channel, payload, timestamp),
             None => {}
         }
@@ -495,7 +495,10 @@ impl Ingress {
         let unreadable = LinkError::Other("a presence script gave an answer of the wrong shape");
         match call {
             Call::Join { join, route, .. } => {
-                let (member_count, members) = presence::decode_members(answer).ok_or(unreadable)?;
+                let (member_count, members) = presence::decode_members(&answer).ok_or(unreadable)?;
+                if let Some(number) = presence::decode_change(&answer) {
+                    self.delivery.change(join.room.as_str(), number);
+                }
                 let Join { room, asker, want_members, since, .. } = *join;
                 let members = want_members.then_some(members);
                 let joined = Joined {
@@ -510,7 +513,7 @@ impl Ingress {
                 self.join_granted(Box::new(joined), since, now);
             }
             Call::Members { room, asker } => {
-                let (member_count, members) = presence::decode_members(answer).ok_or(unreadable)?;
+                let (member_count, members) = presence::decode_members(&answer).ok_or(unreadable)?;
                 self.members(room, asker, member_count, members);
             }
             Call::Occupied => self.swept(presence::decode_list(answer).ok_or(unreadable)?, now),
@@ -522,6 +525,7 @@ impl Ingress {
                 if !silent.is_empty() {
                     tracing::warn!(instance = %silent, "an instance has gone silent: its members leave");
                     self.registry.gone(&silent);
+                    self.lanes.gone(&silent);
                     self.cells.instances.set(self.registry.alive() as u64);
                     self.call(Call::Reap, now);
                 }
@@ -534,7 +538,11 @@ impl Ingress {
             }
             Call::Unregister if answer != Value::Int(1) => self.call(Call::Unregister, now),
             Call::Unregister => self.stage = Stage::Left,
-            Call::Leave { .. } | Call::Restore { .. } | Call::Probe => {}
+            Call::Restore { room, .. } => {
+                let numbers = presence::decode_restored(answer).ok_or(unreadable)?;
+                self.delivery.restored(room.as_str(), numbers, self.stage == Stage::Up);
+            }
+            Call::Leave { .. } | Call::Probe => {}
         }
         Ok(())
     }
@@ -555,6 +563,7 @@ impl Ingress {
                 // Nobody can have removed it since: that takes a silence as long as the threshold.
                 let held = self.registered.is_some_and(|last| now < last + self.threshold);
                 self.registered = Some(at);
+                self.listen((at, known), &instances, now);
                 for instance in instances {
                     self.registry.heard(instance, now);
                 }

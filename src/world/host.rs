@@ -142,6 +142,11 @@ impl Host {
         true
     }
 
+    /// Batches that it has taken from others' lanes.
+    pub(super) fn over_lanes(&self) -> u64 {
+        self.instance.uplink.as_ref().map_or(0, |cells| cells.lane_batches_in.get())
+    }
+
     /// A shard's thread does not get its core for a while.
     pub(super) fn stall(&mut self, shard: usize, until: Ms) {
         let count = self.shards.len();

@@ -123,6 +123,7 @@ pub fn settings(port: u16) -> RedisSettings {
         batch_age: Duration::from_micros(500),
         batch_bytes: 64 * 1024,
         batch_compress_bytes: 1_024,
+        lane_peers: 16,
         heartbeat_interval: Duration::from_millis(200),
         cleanup_interval: Duration::from_millis(200),
         inactive_threshold: Duration::from_secs(30),
@@ -387,7 +388,7 @@ impl Instance {
         let [members, newcomers] =
             [members, newcomers].map(|names| names.iter().map(|n| member(n)).collect());
         let (room, route) = (room.clone(), Arc::clone(route));
-        self.command(UplinkCommand::Restore { room, route, members, newcomers, published });
+        self.command(UplinkCommand::Restore { room, route, members, newcomers, published, told: false });
     }
 
     pub fn leave(&self, room: &RoomId, who: &str, last: bool) {

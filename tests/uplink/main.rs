@@ -2,6 +2,7 @@
 
 mod harness;
 mod history;
+mod lanes;
 mod process;
 
 use std::time::Duration;
@@ -10,7 +11,8 @@ use harness::*;
 use tableforge::config::RedisSettings;
 use tableforge::identity::{ConnectionId, ShardId};
 use tableforge::shard::envelope::{Envelope, LinkState, Target, UplinkCommand};
-use tableforge::uplink::batch::{self, Header, Origin, Packer, Sequence};
+use tableforge::uplink::batch::{self, Header, Origin, Sequence};
+use tableforge::uplink::packing::{Packer, Readers};
 
 fn subscribers(redis: &Redis, channel: &str) -> u64 {
     let answer: (String, u64) =
@@ -144,7 +146,7 @@ fn a_lost_batch_is_noticed() {
         let mut records = Vec::new();
         batch::push_event(&mut records, format!("{{\"n\":{number}}}").as_bytes());
         let head = Header { origin: Origin(99), sequence: Sequence::Follows(number), from_script: false };
-        foreign(&redis, "tf:rooms:r", &packer.pack(head, &records));
+        foreign(&redis, "tf:rooms:r", &packer.pack(head, &records, Readers::Anyone));
     }
     assert_eq!((a.room_text(), a.room_text()), ("{\"n\":4}".into(), "{\"n\":5}".into()));
     assert_eq!(a.resync(), (Some(room("r")), "gap"));
