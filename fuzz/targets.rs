@@ -14,7 +14,8 @@ use tableforge::codec::message::{Decoder, Event, MessageLimits};
 use tableforge::command::decode::{Command, Scratch, decode, decode_publication};
 use tableforge::limits;
 use tableforge::uplink::batch::{
-    BatchError, MAGIC, RECORDS_BYTES, Record, Section, parse_header, parse_records, parse_sections, push_section,
+    BatchError, MAGIC, RECORDS_BYTES, Record, Section, parse_header, parse_records, parse_sections,
+    push_section,
 };
 use tableforge::uplink::packing::{Packer, Readers, Unpacker};
 

@@ -255,7 +255,11 @@ fn uplink_exposition(text: &mut Exposition<'_>, cells: &UplinkCells) {
     text.counter("redis_published_total", "Events published to other instances.", cells.published.get());
     text.counter("redis_batches_sent_total", "Batches published.", cells.batches_out.get());
     text.counter("redis_batch_sent_bytes_total", "Bytes of batches published.", cells.batch_bytes_out.get());
-    text.counter("redis_lane_batches_sent_total", "Batches sent over the lane.", cells.lane_batches_out.get());
+    text.counter(
+        "redis_lane_batches_sent_total",
+        "Batches sent over the lane.",
+        cells.lane_batches_out.get(),
+    );
     text.counter("redis_received_total", "Events received from other instances.", cells.received.get());
     text.counter("redis_batches_received_total", "Batches received.", cells.batches_in.get());
     text.counter(

@@ -165,7 +165,14 @@ fn restore_after(silence: Duration) -> Vec<String> {
     let room = RoomId::parse("r").unwrap();
     let (members, newcomers) = (vec![member("alice")], vec![member("anna")]);
     ingress.command(
-        UplinkCommand::Restore { room, route: Arc::default(), members, newcomers, published: false, told: false },
+        UplinkCommand::Restore {
+            room,
+            route: Arc::default(),
+            members,
+            newcomers,
+            published: false,
+            told: false,
+        },
         now,
     );
     let said = said(&mut ingress);

@@ -19,15 +19,13 @@ type Form = (usize, Readers);
 
 const PLAIN: Form = (usize::MAX, Readers::Anyone);
 const ZSTD: Form = (0, Readers::Anyone);
-const DICTIONARY: Form = (0, Readers::Peers);
 
 pub fn entries() -> Vec<Entry> {
     let mut entries = Vec::new();
     for (events, batch) in [(1, "1_event"), (100, "100_events")] {
-        for (form, name) in [(PLAIN, "plain"), (ZSTD, "zstd"), (DICTIONARY, "dictionary")] {
-            entries.push(Entry::new(format!("uplink/pack/{batch}/{name}"), events, move || {
-                pack(events, form)
-            }));
+        for (form, name) in [(PLAIN, "plain"), (ZSTD, "zstd")] {
+            entries
+                .push(Entry::new(format!("uplink/pack/{batch}/{name}"), events, move || pack(events, form)));
             entries.push(Entry::new(format!("uplink/unpack/{batch}/{name}"), events, move || {
                 unpack(events, form)
             }));

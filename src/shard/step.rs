@@ -221,7 +221,8 @@ impl Shard {
                 let (members, newcomers) = home.by_registration();
                 let (room, route) = (room.clone(), home.route.clone());
                 let told = home.take_told_alone();
-                let restore = UplinkCommand::Restore { room, route, members, newcomers, published: true, told };
+                let restore =
+                    UplinkCommand::Restore { room, route, members, newcomers, published: true, told };
                 uplink.commands.send(restore);
             }
         }

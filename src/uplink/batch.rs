@@ -387,8 +387,7 @@ mod tests {
         push_section(&mut records, Section::Room { name: "r", sequence: Sequence::Begins(9) });
         push_section(&mut records, Section::User("u"));
         push_section(&mut records, Section::Everyone);
-        let expected =
-            [6, 10, 0, 0, 0, 2, 9, 0, 0, 0, 0, 0, 0, 0, b'r', 7, 1, 0, 0, 0, b'u', 8, 0, 0, 0, 0];
+        let expected = [6, 10, 0, 0, 0, 2, 9, 0, 0, 0, 0, 0, 0, 0, b'r', 7, 1, 0, 0, 0, b'u', 8, 0, 0, 0, 0];
         assert_eq!(records, expected);
     }
 

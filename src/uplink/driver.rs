@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,9 +14,10 @@ use super::channel::Channels;
 use super::delivery::Delivery;
 use super::following::Following;
 use super::history::{Epochs, HistoryCaller, HistoryRules};
-use super::ingress::{Expect, Ingress, PublisherLink};
+use super::ingress::{Expect, Ingress};
 use super::lane;
 use super::link::{Event, Handshake, Link, LinkError, words};
+use super::pair::Pair;
 use super::presence::Caller;
 use super::publisher::{BATCHES_PER_PEER, Batching, Publisher, Sent};
 use super::registry::{self, Load};
@@ -231,42 +232,6 @@ impl UplinkHandle {
     }
 }
 
-/// What the two threads know of each other's connections. Neither is of use alone: without the ingress
-/// the shards count the link as down, without the publisher other instances miss messages. So when one
-/// loses its connection, the other one drops its own, and the shards hear of one loss and one return.
-#[derive(Default)]
-struct Pair {
-    publisher_up: AtomicBool,
-    publisher_losses: AtomicU64,
-    /// Raised by the ingress when it has lost its connection: the publisher must make a new one too.
-    wanted: AtomicU64,
-    /// The value of `wanted` that the publisher's present connection answers to.
-    served: AtomicU64,
-    /// The publisher has sent its last: the instance need not be registered any more.
-    published_all: AtomicBool,
-}
-
-impl Pair {
-    /// The publisher's connection is up and was made after `wanted` had this value.
-    fn publisher_up(&self, wanted: u64) {
-        self.served.store(wanted, SeqCst);
-        self.publisher_up.store(true, SeqCst);
-    }
-
-    /// The publisher's connection was lost, if there was one.
-    fn publisher_lost(&self) {
-        if self.publisher_up.swap(false, SeqCst) {
-            self.publisher_losses.fetch_add(1, SeqCst);
-        }
-    }
-
-    fn publisher(&self) -> PublisherLink {
-        let losses = self.publisher_losses.load(SeqCst);
-        let current = self.served.load(SeqCst) == self.wanted.load(SeqCst);
-        PublisherLink { losses, up: current && self.publisher_up.load(SeqCst) }
-    }
-}
-
 fn connect(connector: &Connector) -> Result<Socket, LinkError> {
     let stream = connector.connect()?;
     stream.set_nonblocking()?;
@@ -305,7 +270,7 @@ impl IngressThread {
                 stream = None;
                 events.clear();
                 if !matches!(error, LinkError::OtherConnection) {
-                    self.pair.wanted.fetch_add(1, SeqCst);
+                    self.pair.ingress_lost();
                 }
                 self.ingress.lost(&error, Instant::now());
             }
@@ -348,7 +313,7 @@ impl IngressThread {
             let Ok(command) = self.commands.try_recv() else { break };
             ingress.command(command, now);
         }
-        if self.stop.load(SeqCst) && self.pair.published_all.load(SeqCst) {
+        if self.stop.load(SeqCst) && self.pair.has_published_all() {
             ingress.leave(now);
         }
         ingress.tick(self.pair.publisher(), now)?;
@@ -434,7 +399,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         if let Err(error) = self.farewell(&mut stream, &mut buffer) {
             tracing::warn!(%error, "the last publications may not have reached Redis");
         }
-        self.pair.published_all.store(true, SeqCst);
+        self.pair.publisher_ended();
         self.waker.wake();
     }
 
@@ -536,7 +501,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
     }
 
     fn turn(&mut self, stream: &mut Option<Socket>, buffer: &mut [u8]) -> Result<(), LinkError> {
-        let wanted = self.pair.wanted.load(SeqCst);
+        let wanted = self.pair.wanted();
         if wanted != self.wanted {
             self.wanted = wanted;
             if self.link.is_up() {

@@ -125,7 +125,12 @@ impl Lanes {
 
     /// The instance is registered by a call of the time `at`, together with `instances`; the answer came `now`.
     /// `stood` says whether Redis still had an earlier registration.
-    pub fn registered(&mut self, (at, stood): (Instant, bool), instances: &[InstanceId], now: Instant) -> Changes {
+    pub fn registered(
+        &mut self,
+        (at, stood): (Instant, bool),
+        instances: &[InstanceId],
+        now: Instant,
+    ) -> Changes {
         if !stood || self.registered.is_none_or(|last| now >= last + self.stands) {
             self.begin_term();
         }

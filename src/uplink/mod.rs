@@ -19,6 +19,7 @@ pub mod ingress;
 pub mod lane;
 pub mod link;
 pub mod packing;
+pub mod pair;
 pub mod preflight;
 pub mod presence;
 pub mod publisher;

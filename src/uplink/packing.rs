@@ -85,10 +85,7 @@ impl Unpacker {
     /// # Errors
     /// When zstd cannot allocate its contexts.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            plain: Decompressor::new()?,
-            with_dictionary: Decompressor::with_dictionary(DICTIONARY)?,
-        })
+        Ok(Self { plain: Decompressor::new()?, with_dictionary: Decompressor::with_dictionary(DICTIONARY)? })
     }
 
     /// The bytes of `batch`'s records, for [`super::batch::parse_records`] or, of a lane,

@@ -243,11 +243,14 @@ impl Publisher {
     ) {
         let (mut all, mut rooms) = (Vec::new(), Vec::with_capacity(outgoing.len()));
         for (target, sequence, records) in outgoing {
-            batch::push_section(&mut all, match &target {
-                Target::Room(room) => Section::Room { name: room.as_str(), sequence },
-                Target::User(user) => Section::User(user.as_str()),
-                Target::Global => Section::Everyone,
-            });
+            batch::push_section(
+                &mut all,
+                match &target {
+                    Target::Room(room) => Section::Room { name: room.as_str(), sequence },
+                    Target::User(user) => Section::User(user.as_str()),
+                    Target::Global => Section::Everyone,
+                },
+            );
             all.extend_from_slice(&records);
             if let Target::Room(room) = target {
                 rooms.push(room);

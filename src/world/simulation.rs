@@ -416,8 +416,9 @@ impl Simulation {
                     let (missing, gone): (Vec<_>, Vec<_>) =
                         (right.difference(&held).collect(), held.difference(&right).collect());
                     let (member, host) = (client.member, client.host);
-                    self.wrong_presence
-                        .push(format!("{member} at host {host} in {room}: lacks {missing:?}, still has {gone:?}"));
+                    self.wrong_presence.push(format!(
+                        "{member} at host {host} in {room}: lacks {missing:?}, still has {gone:?}"
+                    ));
                 }
             }
         }

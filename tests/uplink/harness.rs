@@ -244,6 +244,11 @@ impl Instance {
         self.publications.send(Publication::Event { target, event }).expect("the publisher runs");
     }
 
+    /// The way to the publisher, for another thread.
+    pub fn publications(&self) -> Sender<Publication> {
+        self.publications.clone()
+    }
+
     /// The next envelope for a shard, presence of own joins left out.
     pub fn next(&self, shard: usize) -> Envelope {
         loop {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use tableforge::config::RedisSettings;
-use tableforge::shard::envelope::{Envelope, LinkState, Target, UplinkCommand};
+use tableforge::shard::envelope::{Envelope, LinkState, Publication, Target, UplinkCommand};
 
 use super::harness::*;
 
@@ -79,12 +79,15 @@ fn an_instance_that_comes_while_lanes_are_used_misses_nothing_after_its_join() {
     let (a, _b) = (Instance::up("a", &settings), Instance::up("b", &settings));
     await_lane(&a, true);
     let (stop, used) = (AtomicBool::new(false), a.cells.lane_batches_out.get());
+    let (publications, stopped) = (a.publications(), &stop);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        scope.spawn(move || {
             let mut n = 0_u64;
-            while !stop.load(SeqCst) {
+            while !stopped.load(SeqCst) {
                 for name in ["r0", "r1", "r2", "r3"] {
-                    a.publish(Target::Room(room(name)), &format!("{{\"n\":{n}}}"));
+                    let event = format!("{{\"n\":{n}}}").into();
+                    let target = Target::Room(room(name));
+                    publications.send(Publication::Event { target, event }).expect("the publisher runs");
                 }
                 n += 1;
                 // No more than what the readers below keep up with.

@@ -137,7 +137,8 @@ fn resyncs(batches: &[(u64, Vec<u8>)]) -> Vec<&'static str> {
         delivery.deliver(Channel::Room("r"), batch, NOW);
     }
     let all = std::iter::from_fn(|| shard.try_recv().ok());
-    all.filter_map(|e| if let Envelope::RoomResync { reason, .. } = e { Some(reason) } else { None }).collect()
+    all.filter_map(|e| if let Envelope::RoomResync { reason, .. } = e { Some(reason) } else { None })
+        .collect()
 }
 
 #[test]
@@ -150,7 +151,11 @@ fn a_lost_last_batch_shows_when_its_number_is_repeated() {
     assert_eq!(resyncs(&[(5, follows(7)), (12, quiet(8, 6_000))]), [reason::GAP], "it had not");
     assert_eq!(resyncs(&[(12, quiet(8, 6_000))]), [reason::GAP], "nothing of the sender had ever come");
     assert_eq!(resyncs(&[(12, quiet(8, 6_000)), (13, follows(9))]), [reason::GAP], "told once");
-    assert_eq!(resyncs(&[(3, quiet(8, 3_500)), (4, follows(9))]), none, "sent before the room was subscribed");
+    assert_eq!(
+        resyncs(&[(3, quiet(8, 3_500)), (4, follows(9))]),
+        none,
+        "sent before the room was subscribed"
+    );
     assert_eq!(resyncs(&[(5, quiet(8, 3_500))]), none, "perhaps sent before the subscription was active");
 }
 

@@ -53,8 +53,7 @@ fn published(link: &mut Link<Sent>) -> Vec<(String, Vec<u8>)> {
             let crate::uplink::wire::Inbound::Reply(Ok(redis::Value::Array(parts))) = inbound else {
                 panic!("commands are arrays")
             };
-            let [_, redis::Value::BulkString(channel), redis::Value::BulkString(payload)] = &parts[..]
-            else {
+            let [_, redis::Value::BulkString(channel), redis::Value::BulkString(payload)] = &parts[..] else {
                 panic!("PUBLISH has two arguments: {parts:?}")
             };
             out.push((String::from_utf8(channel.clone()).unwrap(), payload.clone()));
@@ -176,7 +175,12 @@ fn open(peers: usize, until: Instant) -> Gate {
 }
 
 /// Sends one event to each of the rooms.
-fn say(publisher: &mut Publisher, link: &mut Link<Sent>, rooms: &[&str], now: Instant) -> Vec<(String, Vec<u8>)> {
+fn say(
+    publisher: &mut Publisher,
+    link: &mut Link<Sent>,
+    rooms: &[&str],
+    now: Instant,
+) -> Vec<(String, Vec<u8>)> {
     for name in rooms {
         add(publisher, room(name), "1");
     }
@@ -229,7 +233,11 @@ fn a_lane_batch_that_may_not_have_reached_all_is_made_good() {
     let (told, next) = answered(1, |_| (), Duration::ZERO);
     assert_eq!((told.len(), &next[..]), (0, &["t:lane:x".to_owned()][..]));
     let (told, next) = answered(0, |_| (), Duration::ZERO);
-    assert_eq!((told.len(), next.len()), (0, 2), "whoever is missing resyncs; the lane is left alone for a while");
+    assert_eq!(
+        (told.len(), next.len()),
+        (0, 2),
+        "whoever is missing resyncs; the lane is left alone for a while"
+    );
     let (mut told, _) = answered(1, |_| (), 2 * DOUBT);
     told.sort();
     assert_eq!(told, ["t:rooms:a", "t:rooms:b"], "answered too late");
