@@ -10,7 +10,7 @@
 //!   SUBSCRIBE. The lane opens when all of them have.
 //!
 //! Both rest on this instance's registration: it must have stood, without an interruption, from the asking on to
-//! the moment at which Redis carried the PUBLISH out. A registration stands for the inactivity threshold. So the
+//! the moment at which Redis carried the PUBLISH out. A registration stands until the instance counts as gone. So the
 //! grant ends before that, unless the registration was renewed; a registration that came too late begins a new
 //! *term*, in which all are asked again; and a batch whose answer does not come within the term and the time counts
 //! as missed. The link's loss ends the term as well.
@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use super::batch::Origin;
 use crate::identity::InstanceId;
 
-/// Part of the inactivity threshold that is left unused: clocks of two machines differ in speed.
+/// Part of the silence after which an instance counts as gone that is left unused: clocks of two machines differ in speed.
 const MARGIN: u32 = 8;
 
 /// What the publisher may do.
@@ -89,18 +89,18 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// Without a connection. `threshold` is the silence after which others take an instance for dead.
+    /// Without a connection. `silence` is that after which others take an instance for gone.
     pub fn new(
         (this, origin): (&InstanceId, Origin),
         most_peers: usize,
-        threshold: Duration,
+        silence: Duration,
         gate: Gate,
     ) -> Self {
         Self {
             this: this.clone(),
             origin,
             most_peers,
-            stands: threshold - threshold / MARGIN,
+            stands: silence - silence / MARGIN,
             registered: None,
             peers: BTreeSet::new(),
             hearers: BTreeSet::new(),
@@ -204,7 +204,7 @@ impl Lanes {
 mod tests {
     use super::*;
 
-    const THRESHOLD: Duration = Duration::from_secs(16);
+    const SILENCE: Duration = Duration::from_secs(16);
     const STANDS: Duration = Duration::from_secs(14);
 
     fn id(name: &str) -> InstanceId {
@@ -213,7 +213,7 @@ mod tests {
 
     fn lanes(most_peers: usize) -> (Lanes, Gate) {
         let gate = closed();
-        (Lanes::new((&id("a"), Origin(1)), most_peers, THRESHOLD, Arc::clone(&gate)), gate)
+        (Lanes::new((&id("a"), Origin(1)), most_peers, SILENCE, Arc::clone(&gate)), gate)
     }
 
     fn answer(lanes: &mut Lanes, names: &[&str]) {

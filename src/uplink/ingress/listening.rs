@@ -1,4 +1,4 @@
-//! Other instances: their heartbeats, and who listens to whose lane.
+//! Other instances: their heartbeats, who listens to whose lane, and what they have to be told.
 
 use std::time::Instant;
 
@@ -6,6 +6,7 @@ use redis::cmd;
 
 use super::{Expect, Ingress};
 use crate::identity::InstanceId;
+use crate::uplink::batch::{self, Header, Sequence};
 use crate::uplink::channel::Channel;
 use crate::uplink::registry::{self, Said};
 
@@ -58,6 +59,17 @@ impl Ingress {
             }
             Said::Hears(question) => self.lanes.answered_by(&instance, &question),
             _ => {}
+        }
+    }
+
+    /// Tells members elsewhere of rooms in which this instance has published unheard.
+    pub(super) fn tell_others_to_resync(&mut self, now: Instant) {
+        let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, from_script: false };
+        let mut resync = batch::header(head).to_vec();
+        batch::push_resync(&mut resync);
+        for room in &self.published_alone {
+            let channel = self.channels.name(Channel::Room(room.as_str()));
+            self.link.send(cmd("PUBLISH").arg(channel).arg(&resync), Expect::Nothing, now);
         }
     }
 }
