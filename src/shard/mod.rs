@@ -7,6 +7,7 @@ mod admission;
 pub mod api;
 mod authorization;
 mod connection;
+pub mod correlation;
 pub mod driver;
 pub mod envelope;
 mod expiry;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use self::api::Api;
+use self::correlation::Correlations;
 use self::envelope::{ControlMessage, LinkState, Publication, UplinkCommand};
 use self::expiry::Expiries;
 use self::mesh::Mesh;
@@ -46,6 +48,7 @@ use crate::ring::Key;
 use crate::room::archive::Archive;
 use crate::room::directory::Directory;
 use crate::room::presence::Homes;
+use crate::room::traffic::Traffic;
 use crate::room::users::{ShardUsers, UserHomes};
 use crate::send::outbox::Outboxes;
 
@@ -121,6 +124,8 @@ pub struct Shard {
     expiries: Expiries,
     drain: Option<Drain>,
     api: Api,
+    correlations: Correlations,
+    traffic: Traffic,
 }
 
 impl Shard {
@@ -163,6 +168,8 @@ impl Shard {
             expiries: Expiries::default(),
             drain: None,
             api: Api::default(),
+            correlations: Correlations::default(),
+            traffic: Traffic::default(),
         }
     }
 
@@ -178,6 +185,11 @@ impl Shard {
     pub fn administrated(mut self, control: Outlet<ControlMessage>) -> Self {
         self.api = Api::new(control);
         self
+    }
+
+    /// Its number.
+    pub fn id(&self) -> ShardId {
+        self.id
     }
 
     fn settings(&self) -> &Settings {

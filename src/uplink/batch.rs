@@ -50,6 +50,8 @@ const KIND_RESYNC: u8 = 3;
 /// Written by `history.lua`.
 const KIND_STORED: u8 = 4;
 const KIND_QUIET: u8 = 5;
+/// The numbers between are for other kinds of messages.
+const KIND_COMPANION: u8 = 32;
 
 /// Bytes in front of a stored event's text: epoch, offset, sender.
 const STORED_HEADER_BYTES: usize = 24;
@@ -108,6 +110,8 @@ pub enum Record<'a> {
         /// The event's JSON text without its offset.
         event: &'a str,
     },
+    /// The companion of a traced message that follows, in this batch or a later one of the room.
+    Companion(&'a [u8]),
     /// Nothing new: the header repeats the last batch's sequence.
     Quiet {
         /// Milliseconds since that batch was sent.
@@ -140,6 +144,11 @@ pub fn push_event(records: &mut Vec<u8>, event: &[u8]) {
 /// Appends a resync record to `records`.
 pub fn push_resync(records: &mut Vec<u8>) {
     push(records, KIND_RESYNC, &[]);
+}
+
+/// Appends the companion of a traced message (see [`crate::trace::context::Carried`]) to `records`.
+pub fn push_companion(records: &mut Vec<u8>, companion: &[u8]) {
+    push(records, KIND_COMPANION, companion);
 }
 
 /// Appends to `records` that nothing has been sent for `since_ms` milliseconds.
@@ -310,6 +319,7 @@ pub fn parse_records(mut rest: &[u8]) -> Result<Vec<Record<'_>>, BatchError> {
             }
             KIND_RESYNC => records.push(Record::Resync),
             KIND_STORED => records.push(stored(body)?),
+            KIND_COMPANION => records.push(Record::Companion(body)),
             KIND_QUIET => {
                 let since = body.first_chunk::<4>().ok_or(BatchError::Record)?;
                 records.push(Record::Quiet { since_ms: u32::from_le_bytes(*since) });

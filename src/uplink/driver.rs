@@ -27,6 +27,7 @@ use crate::identity::InstanceId;
 use crate::metrics::UplinkCells;
 use crate::shard::envelope::{Envelope, Publication, UplinkCommand};
 use crate::shard::outlet::{Outlet, Waker};
+use crate::trace::Tracer;
 
 /// Longest sleep of the publisher: how late it notices a closed connection or the order to stop.
 const PUBLISHER_TICK: Duration = Duration::from_millis(100);
@@ -72,6 +73,8 @@ pub struct Ports {
     pub publications: Receiver<Publication>,
     /// Where to count. Each cell is written by one of the two threads only.
     pub cells: Arc<UplinkCells>,
+    /// Takes the spans of traced messages.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 /// The running uplink.
@@ -116,9 +119,9 @@ pub fn start(
         preflight::check(settings, (&caller, &history), link(settings, instance, "preflight", now)?)?;
 
     let connector = Connector::new(settings)?;
-    let Ports { shards, answers, commands, waker, publications, cells } = ports;
+    let Ports { shards, answers, commands, waker, publications, cells, tracer } = ports;
     let following = Following::new(rules, random()?);
-    let delivery = Delivery::new(origin, shards, following, Arc::clone(&cells))?;
+    let delivery = Delivery::new(origin, shards, following, Arc::clone(&cells))?.traced(tracer);
     let stores = StoreQueue::new(history, Epochs::new(random()?), answers);
     let ingress_link = link(settings, instance, "ingress", now)?;
     let ingress =
@@ -153,6 +156,7 @@ pub fn start(
         stop: Arc::clone(&stop),
         load,
         heartbeat_at: now,
+        heartbeat_sent: None,
         _ending: ending,
     };
     let threads = vec![
@@ -327,6 +331,7 @@ impl IngressThread {
             }
         }
         let now = Instant::now();
+        ingress.note_waiting(self.commands.len());
         for _ in 0..COMMANDS_PER_TURN {
             if !ingress.takes_commands() {
                 break;
@@ -394,6 +399,8 @@ struct PublisherThread<L> {
     stop: Arc<AtomicBool>,
     load: L,
     heartbeat_at: Instant,
+    /// When the oldest heartbeat without an answer was sent.
+    heartbeat_sent: Option<Instant>,
     _ending: Sender<()>,
 }
 
@@ -426,6 +433,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
                 tracing::debug!(%error, "the publisher still has no connection to Redis");
             }
             *stream = None;
+            self.heartbeat_sent = None;
             let unanswered = self.link.lost(Instant::now());
             self.publisher.link_lost(unanswered);
             self.publisher.flush_answers();
@@ -522,6 +530,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         self.link.tick(now)?;
         let Some(stream) = stream else { return Ok(()) };
         self.exchange(stream, buffer)?;
+        self.publisher.note_waiting(self.publications.len(), &self.link);
         while self.link.awaited() > BATCHES_UNANSWERED
             || self.link.output().len() > OUTPUT_BYTES
             || self.publisher.waiting() > CALLS_WAITING
@@ -536,7 +545,9 @@ impl<L: Fn() -> Load> PublisherThread<L> {
     fn heartbeat(&mut self, leaving: bool) {
         let heartbeat =
             registry::heartbeat(&self.instance, self.origin, (self.load)(), milliseconds(), leaving);
-        self.publisher.heartbeat(&mut self.link, heartbeat, Instant::now());
+        let now = Instant::now();
+        self.heartbeat_sent.get_or_insert(now);
+        self.publisher.heartbeat(&mut self.link, heartbeat, now);
     }
 
     /// Writes what there is to write and reads what has come.
@@ -558,8 +569,13 @@ impl<L: Fn() -> Load> PublisherThread<L> {
                 Event::Reply(_, Err(error)) => {
                     return Err(LinkError::Refused { step: "PUBLISH", error: words(&error) });
                 }
-                Event::Reply(Sent::Heartbeat, Ok(_)) => self.link.settled(),
-                Event::Reply(Sent::Batch(_), Ok(_)) | Event::Message { .. } => {}
+                Event::Reply(Sent::Heartbeat, Ok(_)) => {
+                    if let Some(sent) = self.heartbeat_sent.take() {
+                        self.publisher.note_reply(sent.elapsed());
+                    }
+                    self.link.settled();
+                }
+                Event::Reply(Sent::Batch(_) | Sent::Companion, Ok(_)) | Event::Message { .. } => {}
             }
         }
         self.publisher.flush_answers();

@@ -14,7 +14,9 @@ use super::store_queue::{StoreCall, StoreQueue};
 use crate::hashing::Hashing;
 use crate::identity::RoomId;
 use crate::metrics::UplinkCells;
-use crate::shard::envelope::{Publication, Target};
+use crate::shard::envelope::{Publication, Target, TracedEvent};
+use crate::trace::OpenSpan;
+use crate::trace::context::{Carried, fingerprint};
 
 /// Time after which an unused room's numbering is forgotten. That the last batch before it was lost is
 /// then never noticed, so this is far longer than any conversation pauses.
@@ -37,6 +39,8 @@ pub enum Sent {
     Stores(StoreCall),
     /// A heartbeat.
     Heartbeat,
+    /// The companion of a traced message.
+    Companion,
 }
 
 /// A batch that gathers.
@@ -69,6 +73,10 @@ pub struct Publisher {
     watched: VecDeque<(RoomId, Instant)>,
     stores: StoreQueue,
     missed: HashSet<RoomId, Hashing>,
+    /// The spans of what gathers.
+    spans: Vec<Box<OpenSpan>>,
+    /// Companions of traced messages that are to be stored: they go out before them.
+    companions: Vec<(RoomId, Vec<u8>)>,
     cells: Arc<UplinkCells>,
 }
 
@@ -106,6 +114,8 @@ impl Publisher {
             watched: VecDeque::new(),
             stores,
             missed: HashSet::default(),
+            spans: Vec::new(),
+            companions: Vec::new(),
             cells,
         })
     }
@@ -113,9 +123,21 @@ impl Publisher {
     /// Takes one event.
     pub fn add(&mut self, publication: Publication) {
         self.cells.published.add(1);
-        let (target, event) = match publication {
-            Publication::Event { target, event } => (target, event),
+        let (target, event, companion) = match publication {
+            Publication::Event { target, event } => (target, event, None),
+            Publication::Traced(traced) => {
+                let TracedEvent { span, request, target, event } = *traced;
+                let message = fingerprint(&event);
+                let companion = Carried { context: span.context(), message, request }.encode();
+                self.spans.push(span);
+                (target, event, Some(companion))
+            }
             Publication::Store(store) => {
+                if let Some((span, request)) = store.trace.as_deref() {
+                    let (context, message) = (span.context(), fingerprint(&store.event));
+                    let companion = Carried { context, message, request: request.clone() };
+                    self.companions.push((store.room.clone(), companion.encode()));
+                }
                 self.bytes += store.event.len() + batch::RECORD_HEADER_BYTES;
                 return self.stores.add(*store);
             }
@@ -125,6 +147,9 @@ impl Publisher {
             self.order.push(target.clone());
             Gathering::default()
         });
+        if let Some(companion) = companion {
+            batch::push_companion(&mut gathering.records, &companion);
+        }
         batch::push_event(&mut gathering.records, &event);
         gathering.events += 1;
     }
@@ -142,15 +167,32 @@ impl Publisher {
             let Some(gathering) = self.gathering.remove(&target) else { continue };
             let sequence = self.number(&target, now);
             if link.is_up() {
+                self.cells.batch_events.observe(gathering.events);
                 self.publish(link, target, sequence, &gathering.records, now);
             } else {
                 self.cells.publications_dropped.add(gathering.events);
                 self.remember_missed(target);
             }
         }
+        let error = (!link.is_up()).then_some("there is no link to Redis");
+        self.spans.drain(..).for_each(|span| span.finish(error));
+        self.send_companions(link, now);
         self.stores.flush(link, now);
         self.repeat_quiet(link, now);
         self.forget_unused(now);
+    }
+
+    /// Announces traced messages that a script will publish: on the same connection, so before them.
+    fn send_companions(&mut self, link: &mut Link<Sent>, now: Instant) {
+        for (room, companion) in std::mem::take(&mut self.companions) {
+            if link.is_up() {
+                let mut records = Vec::new();
+                batch::push_companion(&mut records, &companion);
+                let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, from_script: false };
+                let batch = self.packer.pack(head, &records);
+                link.publish(&self.channels.of(&Target::Room(room)), &batch, Sent::Companion, now);
+            }
+        }
     }
 
     /// Repeats the sequence of rooms that have gone quiet: the header of their last batch, without events.
@@ -192,6 +234,7 @@ impl Publisher {
         link: &mut Link<Sent>,
         now: Instant,
     ) -> Result<(), LinkError> {
+        self.cells.store_messages.observe(call.messages() as u64);
         self.stores.answered(call, answer, link, now)
     }
 
@@ -222,6 +265,7 @@ impl Publisher {
         let batch = self.packer.pack(head, records);
         self.cells.batches_out.add(1);
         self.cells.batch_bytes_out.add(batch.len() as u64);
+        self.cells.batch_sizes.observe(batch.len() as u64);
         link.publish(&self.channels.of(&target), &batch, Sent::Batch(target), now);
     }
 
@@ -260,7 +304,7 @@ impl Publisher {
             match sent {
                 Sent::Batch(target) => self.remember_missed(target),
                 Sent::Stores(call) => calls.push(call),
-                Sent::Heartbeat => {}
+                Sent::Heartbeat | Sent::Companion => {}
             }
         }
         self.stores.link_lost(calls.into_iter());
@@ -279,6 +323,18 @@ impl Publisher {
             };
             self.publish(link, target, sequence, &resync, now);
         }
+    }
+
+    /// Notes what waits: `publications` in the queue, and what the link has not written or heard of.
+    pub fn note_waiting(&self, publications: usize, link: &Link<Sent>) {
+        self.cells.publications_waiting.set(publications as u64);
+        self.cells.unwritten_bytes.set(link.output().len() as u64);
+        self.cells.unanswered.set(link.awaited() as u64);
+    }
+
+    /// Notes that Redis has answered a heartbeat after this time.
+    pub fn note_reply(&self, after: Duration) {
+        self.cells.reply_us.observe(after.as_micros() as u64);
     }
 
     /// Sends a heartbeat.

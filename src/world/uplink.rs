@@ -248,7 +248,7 @@ impl Uplink {
                     return Err(LinkError::Refused { step: "PUBLISH", error });
                 }
                 Event::Reply(Sent::Heartbeat, Ok(_)) => self.link.settled(),
-                Event::Reply(Sent::Batch(_), Ok(_)) | Event::Message { .. } => {}
+                Event::Reply(Sent::Batch(_) | Sent::Companion, Ok(_)) | Event::Message { .. } => {}
             }
         }
         transmit(redis, socket, &mut self.link, random, clock);
