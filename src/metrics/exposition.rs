@@ -105,6 +105,11 @@ pub fn exposition(instance: &Instance, uptime_ms: u64) -> String {
     text.metric("websocket_rooms_total", "Rooms with members on this instance now.", "gauge");
     text.sample("websocket_rooms_total", "", instance.rooms());
     text.one("websocket_connections", "WebSocket connections open now.", instance.connections());
+    text.one(
+        "websocket_connections_limit",
+        "Connections that the instance takes (WS_MAX_CONNECTIONS).",
+        instance.settings.ws_max_connections.into(),
+    );
     text.one("websocket_rooms", "Rooms with members on this instance now.", instance.rooms());
     for (name, help, cell) in TRAFFIC {
         text.one(name, help, sum(cell));
@@ -227,8 +232,12 @@ fn uplink_exposition(text: &mut Exposition<'_>, cells: &UplinkCells) {
     for (name, help, cell) in UPLINK {
         text.one(name, help, cell(cells).get());
     }
-    let one = std::iter::once::<&_>;
-    text.histogram("redis_batch_bytes", "Bytes of a published batch.", 1.0, one(&cells.batch_sizes));
+    text.histogram(
+        "redis_batch_bytes",
+        "Bytes of a published batch.",
+        1.0,
+        std::iter::once(&cells.batch_sizes),
+    );
     text.histogram(
         "redis_batch_messages",
         "Messages published with one command.",

@@ -121,6 +121,20 @@ impl Shard {
         Some(span)
     }
 
+    /// As [`Shard::follow`], for what is about a room.
+    #[inline]
+    pub(super) fn follow_in(
+        &mut self,
+        id: ConnectionId,
+        name: &'static str,
+        kind: SpanKind,
+        room: &str,
+    ) -> Option<Box<OpenSpan>> {
+        let mut span = self.follow(id, name, kind)?;
+        span.set("tableforge.room", room);
+        Some(span)
+    }
+
     /// The span and the id of the call that the connection in `slot` has made, for what it causes.
     pub(super) fn cause(&self, id: ConnectionId) -> Cause {
         let known = self.correlations.0.get(&id.slot);

@@ -278,10 +278,7 @@ impl Shard {
             return Err(BUSY);
         }
         self.meter_join(id, now)?;
-        let mut span = self.follow(id, "join", SpanKind::Server);
-        if let Some(span) = &mut span {
-            span.set("tableforge.room", wish.room);
-        }
+        let span = self.follow_in(id, "join", SpanKind::Server, wish.room);
         let Some(session) = self.session_of(id) else { return Ok(Outcome::Done) };
         session.unsettled().joining.push(Joining {
             room: room.clone(),
@@ -386,10 +383,7 @@ impl Shard {
         };
         self.may(id, RoomRight::Publish, room)?;
         let socket = self.socket_id(id).text();
-        let mut span = self.follow(id, "publish", SpanKind::Producer);
-        if let Some(span) = &mut span {
-            span.set("tableforge.room", room);
-        }
+        let mut span = self.follow_in(id, "publish", SpanKind::Producer, room);
         let Some(sender) =
             self.sessions[id.slot as usize].as_ref().and_then(|session| session.identity.as_ref())
         else {
@@ -413,9 +407,8 @@ impl Shard {
             if uplink.state == LinkState::Down {
                 slice.route.mark_published_alone();
             } else {
-                let request = || self.request_id(id).into();
                 let (target, event) = (Target::Room(slice.room.clone()), frame::payload(&frame));
-                let publication = publication(span.take(), request, target, event);
+                let publication = publication(span.take(), || self.request_id(id).into(), target, event);
                 uplink.publications.try_send(publication).map_err(|_| BUSY)?;
             }
         }
@@ -436,9 +429,7 @@ impl Shard {
                 self.cells.mesh_dropped.add(1);
             }
         }
-        if let Some(span) = span {
-            span.finish(None);
-        }
+        span.into_iter().for_each(|span| span.finish(None));
         if let Some(message_id) = message_id {
             self.outboxes.push(id.slot, &event::message_ack(message_id, Some(slice.room.as_str()), None));
         }

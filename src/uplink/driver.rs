@@ -156,7 +156,6 @@ pub fn start(
         stop: Arc::clone(&stop),
         load,
         heartbeat_at: now,
-        heartbeat_sent: None,
         _ending: ending,
     };
     let threads = vec![
@@ -399,8 +398,6 @@ struct PublisherThread<L> {
     stop: Arc<AtomicBool>,
     load: L,
     heartbeat_at: Instant,
-    /// When the oldest heartbeat without an answer was sent.
-    heartbeat_sent: Option<Instant>,
     _ending: Sender<()>,
 }
 
@@ -433,7 +430,6 @@ impl<L: Fn() -> Load> PublisherThread<L> {
                 tracing::debug!(%error, "the publisher still has no connection to Redis");
             }
             *stream = None;
-            self.heartbeat_sent = None;
             let unanswered = self.link.lost(Instant::now());
             self.publisher.link_lost(unanswered);
             self.publisher.flush_answers();
@@ -545,9 +541,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
     fn heartbeat(&mut self, leaving: bool) {
         let heartbeat =
             registry::heartbeat(&self.instance, self.origin, (self.load)(), milliseconds(), leaving);
-        let now = Instant::now();
-        self.heartbeat_sent.get_or_insert(now);
-        self.publisher.heartbeat(&mut self.link, heartbeat, now);
+        self.publisher.heartbeat(&mut self.link, heartbeat, Instant::now());
     }
 
     /// Writes what there is to write and reads what has come.
@@ -570,9 +564,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
                     return Err(LinkError::Refused { step: "PUBLISH", error: words(&error) });
                 }
                 Event::Reply(Sent::Heartbeat, Ok(_)) => {
-                    if let Some(sent) = self.heartbeat_sent.take() {
-                        self.publisher.note_reply(sent.elapsed());
-                    }
+                    self.publisher.note_reply(Instant::now());
                     self.link.settled();
                 }
                 Event::Reply(Sent::Batch(_) | Sent::Companion, Ok(_)) | Event::Message { .. } => {}

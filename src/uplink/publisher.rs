@@ -77,6 +77,8 @@ pub struct Publisher {
     spans: Vec<Box<OpenSpan>>,
     /// Companions of traced messages that are to be stored: they go out before them.
     companions: Vec<(RoomId, Vec<u8>)>,
+    /// When the oldest heartbeat without an answer was sent.
+    heartbeat_sent: Option<Instant>,
     cells: Arc<UplinkCells>,
 }
 
@@ -116,6 +118,7 @@ impl Publisher {
             missed: HashSet::default(),
             spans: Vec::new(),
             companions: Vec::new(),
+            heartbeat_sent: None,
             cells,
         })
     }
@@ -299,6 +302,7 @@ impl Publisher {
 
     /// The connection is gone. What was sent and not answered may or may not have arrived.
     pub fn link_lost(&mut self, unanswered: Vec<Sent>) {
+        self.heartbeat_sent = None;
         let mut calls = Vec::new();
         for sent in unanswered {
             match sent {
@@ -332,13 +336,16 @@ impl Publisher {
         self.cells.unanswered.set(link.awaited() as u64);
     }
 
-    /// Notes that Redis has answered a heartbeat after this time.
-    pub fn note_reply(&self, after: Duration) {
-        self.cells.reply_us.observe(after.as_micros() as u64);
+    /// Notes that Redis has answered a heartbeat.
+    pub fn note_reply(&mut self, now: Instant) {
+        if let Some(sent) = self.heartbeat_sent.take() {
+            self.cells.reply_us.observe(now.saturating_duration_since(sent).as_micros() as u64);
+        }
     }
 
     /// Sends a heartbeat.
-    pub fn heartbeat(&self, link: &mut Link<Sent>, heartbeat: Vec<u8>, now: Instant) {
+    pub fn heartbeat(&mut self, link: &mut Link<Sent>, heartbeat: Vec<u8>, now: Instant) {
+        self.heartbeat_sent.get_or_insert(now);
         link.publish(&self.channels.name(Channel::Instances), &heartbeat, Sent::Heartbeat, now);
     }
 }
