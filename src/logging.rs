@@ -12,7 +12,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 
 use self::line::Line;
 use self::repeats::Repeats;
@@ -22,7 +22,6 @@ use crate::config::Settings;
 struct Log {
     dropped: ErrorCounter,
     repeats: Repeats,
-    filter: reload::Handle<EnvFilter, Registry>,
     started: Instant,
 }
 
@@ -31,6 +30,8 @@ static LOG: OnceLock<Log> = OnceLock::new();
 /// Keeps the writing thread alive. Dropping it writes what still waits.
 pub struct Logging {
     _writer: WorkerGuard,
+    /// Has the log follow other directives, which must be valid ones.
+    pub set_level: Box<dyn Fn(&str)>,
 }
 
 impl Drop for Logging {
@@ -57,16 +58,6 @@ pub fn tell_left_out() {
     }
 }
 
-/// Has other lines logged from now on: `directives` as LOG_LEVEL has them.
-///
-/// # Errors
-/// When they are not valid, or nothing is logged by this process; what holds stays then.
-pub fn set_level(directives: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
-    let log = LOG.get().ok_or("logging has not been started")?;
-    log.filter.reload(filter).map_err(|error| error.to_string())
-}
-
 /// Starts logging as `settings` want it, for the whole process. Call it before any thread is pinned
 /// to a CPU: the writing thread inherits where it may run.
 ///
@@ -80,9 +71,11 @@ pub fn start(settings: &Settings) -> Logging {
     let lines =
         fmt::layer().with_ansi(false).event_format(Line(settings.log_format)).with_writer(OneLine { writer });
     let repeats = Repeats::new(settings.log_repeats);
-    let _ = LOG.set(Log { dropped, repeats, filter: handle, started: Instant::now() });
+    let _ = LOG.set(Log { dropped, repeats, started: Instant::now() });
     tracing_subscriber::registry().with(filter).with(LimitRepeats).with(lines).init();
-    Logging { _writer: guard }
+    // Fails only when there is no subscriber any more, and it lives as long as the process.
+    let set_level = Box::new(move |level: &str| drop(handle.reload(EnvFilter::new(level))));
+    Logging { _writer: guard, set_level }
 }
 
 /// Leaves out lines of a kind that has been logged often just before.

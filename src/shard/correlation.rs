@@ -48,6 +48,15 @@ pub fn given_parent(request: &Request<'_>) -> Option<Parent> {
     request.one("traceparent").ok().flatten().and_then(Parent::parse)
 }
 
+/// Characters of a path in a span.
+const PATH_CHARACTERS: usize = 256;
+
+/// Says in its span what a request asks for.
+pub fn describe(span: &mut OpenSpan, request: &Request<'_>) {
+    span.set("http.request.method", request.method);
+    span.set("url.path", &*request.path.chars().take(PATH_CHARACTERS).collect::<String>());
+}
+
 impl Shard {
     /// A request for a WebSocket, or to `/api/`, whose answer will carry its correlation id.
     pub(super) fn correlate(&mut self, slot: u32, request: &Request<'_>, name: &'static str) {
@@ -55,8 +64,7 @@ impl Shard {
         let tracer = self.instance.tracer.as_ref();
         let mut span = tracer.and_then(|tracer| tracer.begin(parent, name, SpanKind::Server));
         if let Some(span) = &mut span {
-            span.set("http.request.method", request.method);
-            span.set("url.path", request.path);
+            describe(span, request);
         }
         let context = span.as_ref().map(|span| span.context());
         let request = given_id(request).map(Into::into);

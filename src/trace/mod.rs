@@ -192,7 +192,7 @@ impl OpenSpan {
     }
 
     /// It has ended well, or failed for this reason.
-    pub fn finish(mut self: Box<Self>, error: Option<&'static str>) {
+    pub fn finish(mut self, error: Option<&'static str>) {
         self.span.end_ns = (self.tracer.clock)().max(self.span.start_ns);
         self.span.error = error;
         let counts = &self.tracer.counts;

@@ -74,7 +74,7 @@ pub struct Publisher {
     stores: StoreQueue,
     missed: HashSet<RoomId, Hashing>,
     /// The spans of what gathers.
-    spans: Vec<Box<OpenSpan>>,
+    spans: Vec<OpenSpan>,
     /// Companions of traced messages that are to be stored: they go out before them.
     companions: Vec<(RoomId, Vec<u8>)>,
     /// When the oldest heartbeat without an answer was sent.
@@ -132,7 +132,7 @@ impl Publisher {
                 let TracedEvent { span, request, target, event } = *traced;
                 let message = fingerprint(&event);
                 let companion = Carried { context: span.context(), message, request }.encode();
-                self.spans.push(span);
+                self.spans.push(*span);
                 (target, event, Some(companion))
             }
             Publication::Store(store) => {

@@ -15,7 +15,7 @@ use crate::accept::request::{self, Head};
 use crate::command::authorize::TokenVerifier;
 use crate::instance::Instance;
 use crate::shard::api::{authorize, most_body_bytes};
-use crate::shard::correlation::{Cause, given_id, given_parent};
+use crate::shard::correlation::{Cause, describe, given_id, given_parent};
 use crate::shard::envelope::{ControlMessage, PortRequest};
 use crate::shard::outlet::Waker;
 use crate::trace::{OpenSpan, SpanKind};
@@ -134,8 +134,7 @@ impl AdminPort {
             tracer.and_then(|tracer| tracer.begin(given_parent(request), "call", SpanKind::Server));
         if let Some(span) = &mut span {
             span.set("tableforge.request_id", id.as_str());
-            span.set("http.request.method", request.method);
-            span.set("url.path", request.path);
+            describe(span, request);
         }
         Tag { id, span }
     }
