@@ -427,6 +427,6 @@ mod tests {
         assert_eq!((bucket("0.000064"), bucket("0.000128"), bucket("0.001024")), (0.0, 1.0, 2.0));
         assert_eq!((bucket("+Inf"), value(&text, &format!("{name}_count"), "")), (3.0, 3.0));
         let sum = value(&text, &format!("{name}_sum"), "");
-        assert!((sum - 4294.968_395).abs() < 1e-3, "{sum}");
+        assert!((sum - 4_294.968_395).abs() < 1e-3, "{sum}");
     }
 }

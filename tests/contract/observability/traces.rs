@@ -122,7 +122,7 @@ fn a_part_of_everything_is_sampled_without_a_parent() {
     Client::connect(&server).join("later");
     expect(
         &collector,
-        &server.get_json("/stats")["instanceId"].as_str().expect("a name").to_owned(),
+        server.get_json("/stats")["instanceId"].as_str().expect("a name"),
         "join",
         "tableforge.room",
         "later",
