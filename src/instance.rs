@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 
+use arc_swap::ArcSwap;
+
 use crate::config::Settings;
 use crate::identity::InstanceId;
 use crate::metrics::{AuthorizationCells, ControlCells, ShardCells, UplinkCells};
 use crate::quota::Quotas;
+use crate::room::traffic::{self, BusyRoom};
+use crate::trace::Tracer;
 
 /// Where the process stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,10 @@ pub struct Instance {
     pub quotas: Quotas,
     /// What the control thread counts.
     pub control: ControlCells,
+    /// The rooms with the most traffic, by shard: each replaces its list every few seconds.
+    pub busy_rooms: Vec<ArcSwap<Vec<BusyRoom>>>,
+    /// Takes the spans of what is followed, if anything is.
+    pub tracer: Option<Arc<Tracer>>,
     phase: AtomicU8,
 }
 
@@ -49,11 +57,13 @@ impl Instance {
             id: settings.instance_id.clone(),
             boot,
             shards: (0..settings.shards).map(|_| Arc::default()).collect(),
+            busy_rooms: (0..settings.shards).map(|_| ArcSwap::default()).collect(),
             quotas: Quotas::new(&settings.limits),
             uplink: settings.redis.is_some().then(Arc::default),
             authorization: settings.authorization.is_some().then(Arc::default),
             settings,
             control: ControlCells::default(),
+            tracer: None,
             phase: AtomicU8::new(Phase::Starting as u8),
         }
     }
@@ -97,6 +107,11 @@ impl Instance {
     /// Rooms with members on this instance.
     pub fn rooms(&self) -> u64 {
         self.shards.iter().map(|cells| cells.rooms.get()).sum()
+    }
+
+    /// The rooms with the most traffic on this instance.
+    pub fn busiest_rooms(&self) -> Vec<BusyRoom> {
+        traffic::merged(self.busy_rooms.iter().map(|rooms| rooms.load().to_vec()))
     }
 
     /// Instances of the cluster, this one included.

@@ -36,6 +36,7 @@ pub mod send;
 pub mod server;
 pub mod shard;
 pub mod systemd;
+pub mod trace;
 pub mod uplink;
 #[cfg(test)]
 mod world;

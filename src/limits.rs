@@ -99,6 +99,12 @@ pub const ROOMS_ALONE: usize = 131_072;
 /// Questions of one shard's clients that wait for the homes of rooms: what they ask within some milliseconds.
 pub const OPEN_QUESTIONS: usize = 4096;
 
+/// Bytes of a correlation id (`X-Request-Id`): a UUID and a prefix. It is repeated in log lines and spans.
+pub const REQUEST_ID_BYTES: usize = 64;
+
+/// Rooms in the list of those with the most traffic in `/stats`.
+pub const TOP_ROOMS: usize = 10;
+
 /// The oldest Linux: DEFER_TASKRUN came with 6.1, multishot receive with 6.0.
 pub const KERNEL: (u32, u32) = (6, 1);
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
@@ -26,10 +26,11 @@ use crate::shard::mesh::Mesh;
 use crate::shard::outlet::{Outlet, Waker};
 use crate::shard::{Shard, UplinkPort};
 use crate::systemd::{self, Watchdog};
-use crate::uplink;
+use crate::trace::driver::Exporter;
 use crate::uplink::driver::{Ports, UplinkHandle};
 use crate::uplink::history::HistoryRules;
 use crate::uplink::registry::Load;
+use crate::{trace, uplink};
 
 /// Messages that fit between two shards: some milliseconds of a busy shard's traffic.
 const MESH_QUEUE: usize = 8192;
@@ -123,7 +124,7 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
         None => None,
     };
     let tls = settings.tls.clone().map(TlsAcceptor::new).transpose()?.map(Arc::new);
-    let instance = Arc::new(Instance::new(settings, u32::from_ne_bytes(boot)));
+    let (instance, exporter) = set_up(settings, u32::from_ne_bytes(boot)).map_err(StartError::Process)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(StartError::Process)?;
     let shards = instance.settings.shards;
     let mut queues = mesh_queues(shards).map_err(StartError::Process)?;
@@ -179,8 +180,20 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     if let Some(key_files) = key_files {
         key_files.stop();
     }
+    exporter.into_iter().for_each(Exporter::stop);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The process as its threads know it, and what sends its spans.
+fn set_up(settings: Settings, boot: u32) -> std::io::Result<(Arc<Instance>, Option<Exporter>)> {
+    let mut instance = Instance::new(settings, boot);
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    instance.control.started_unix_ms.set(unix.as_millis() as u64);
+    let traces = trace::driver::start(&instance.settings.traces, instance.id.as_str())?;
+    let (tracer, exporter) = traces.unzip();
+    instance.tracer = tracer;
+    Ok((Arc::new(instance), exporter))
 }
 
 /// Starts the threads that ask the application who may join what, if there is one to ask; the way to them.
@@ -257,6 +270,7 @@ impl ControlThread {
             verifier: verifier.cloned(),
             control: self.messages.clone(),
             waker: self.waker.clone(),
+            calls: Arc::default(),
         };
         port.serve(std::net::TcpListener::bind(address).map_err(listen)?).map_err(listen)
     }
@@ -300,6 +314,7 @@ impl Uplink {
             waker: waker.clone(),
             publications: publisher,
             cells: cells.clone(),
+            tracer: instance.tracer.clone(),
         };
         // On machines with cores to spare the uplink has the last one to itself.
         let cpu = (cpus.len() > instance.settings.shards).then(|| cpus[cpus.len() - 1]);

@@ -10,6 +10,7 @@ mod redis;
 pub mod setting;
 pub mod sources;
 mod tls;
+mod tracing;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -26,6 +27,7 @@ pub use self::redis::RedisSettings;
 use self::setting::{Group, SettingError, Source};
 use self::sources::Given;
 pub use self::tls::TlsSettings;
+pub use self::tracing::TraceSettings;
 use crate::identity::InstanceId;
 use crate::limits;
 use crate::permission::RoomRights;
@@ -107,6 +109,10 @@ pub struct Settings {
     pub log_level: String,
     /// Form of a log line.
     pub log_format: LogFormat,
+    /// Lines of one kind within ten seconds; 0 for no limit.
+    pub log_repeats: u64,
+    /// What is traced, and where to.
+    pub traces: TraceSettings,
     /// What a connection, a user, an address, a room and the cluster may use.
     pub limits: LimitSettings,
     /// What messages and names have to look like.
@@ -268,6 +274,8 @@ impl Draft {
             console: false,
             log_level: String::new(),
             log_format: LogFormat::Json,
+            log_repeats: 0,
+            traces: TraceSettings::none(),
             limits: LimitSettings::none(),
             input: InputSettings::default(),
             history: HistorySettings::none(),

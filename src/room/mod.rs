@@ -6,4 +6,5 @@ pub mod history;
 pub mod presence;
 pub mod repetitions;
 pub mod route;
+pub mod traffic;
 pub mod users;

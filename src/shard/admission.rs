@@ -18,6 +18,7 @@ use crate::command::display_name;
 use crate::command::rejection::{ErrorCode, Rejection};
 use crate::command::rules::Kind;
 use crate::identity::{ConnectionId, UserId};
+use crate::metrics::kinds::Limit;
 use crate::permission::RoomRight;
 use crate::quota::{Place, Rate};
 use crate::ring::Key;
@@ -55,6 +56,7 @@ impl Shard {
     pub(super) fn bound_accepts(&mut self, slot: u32, now: Now) {
         if self.instance.quotas.accept(now.since_start_ms).is_err() {
             self.cells.refused_connections.add(1);
+            self.cells.reached(Limit::AcceptRate);
             let reason = "too many connections at once: come back later";
             let refusal = Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 1\r\n" };
             self.answer(slot, http::refuse(&refusal), now);
@@ -98,6 +100,7 @@ impl Shard {
             return Ok(Some(place));
         }
         self.cells.refused_connections.add(1);
+        self.cells.reached(Limit::ConnectionsPerAddress);
         let reason = "this address has as many connections as it may: close one first";
         Err(Refusal { status: "429 Too Many Requests", reason, header: "Retry-After: 30\r\n" })
     }
@@ -129,6 +132,7 @@ impl Shard {
     pub(super) fn close_excess(&mut self, connection: ConnectionId, now: Now) {
         if self.session_of(connection).is_some() {
             self.cells.refused_connections.add(1);
+            self.cells.reached(Limit::ConnectionsPerUser);
             let code = CloseCode::TooManyConnections;
             self.close(connection.slot, code, "this user has as many connections as it may", now);
         }
@@ -158,10 +162,16 @@ impl Shard {
         let Some(session) = self.sessions[slot as usize].as_mut() else { return Ok(()) };
         if let Some(rate) = rate {
             let meter = session.meter.get_or_insert_default();
-            meter.bytes = rate.take(meter.bytes, bytes as u64, now.since_start_ms)?;
+            meter.bytes = rate
+                .take(meter.bytes, bytes as u64, now.since_start_ms)
+                .inspect_err(|_| self.cells.reached(Limit::ByteRate))?;
         }
         let user = session.identity.as_ref().map(|identity| identity.user.as_str());
-        self.instance.quotas.message(user, session.address, now.since_start_ms)
+        let (quotas, cells, now_ms) = (&self.instance.quotas, &self.cells, now.since_start_ms);
+        quotas.message(user, None, now_ms).inspect_err(|_| cells.reached(Limit::UserMessageRate))?;
+        quotas
+            .message(None, session.address, now_ms)
+            .inspect_err(|_| cells.reached(Limit::AddressMessageRate))
     }
 
     /// Counts a message to others against the limits of its room and of the cluster. One that goes nowhere, because its
@@ -179,7 +189,8 @@ impl Shard {
             Command::RoomMessage { room, .. } => Some(*room),
             _ => None,
         };
-        self.instance.quotas.publication(room, now.since_start_ms).map_err(over_the_rate)
+        let taken = self.instance.quotas.publication(room, now.since_start_ms);
+        taken.inspect_err(|_| self.cells.reached(Limit::PublicationRate)).map_err(over_the_rate)
     }
 
     /// Whether the command is a message to others that its sender may send now.
@@ -200,12 +211,13 @@ impl Shard {
 
     /// Counts a join against the connection's limit.
     pub(super) fn meter_join(&mut self, id: ConnectionId, now: Now) -> Result<(), Refused> {
-        let limits = &self.settings().limits;
+        let (limits, cells) = (&self.settings().limits, self.cells.clone());
         let Some(rate) = Rate::new(limits.join_rate, limits.join_burst.into()) else { return Ok(()) };
         let Some(session) = self.session_of(id) else { return Ok(()) };
         let meter = session.meter.get_or_insert_default();
         meter.joins = rate
             .take(meter.joins, 1, now.since_start_ms)
+            .inspect_err(|_| cells.reached(Limit::JoinRate))
             .map_err(|wait| Refused(ErrorCode::RateLimited, "too many joins: slow down", Some(wait)))?;
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 
+pub use super::correlation::Cause;
 use crate::accept::api::{Answer, Route};
 use crate::authorization::Verdict;
 use crate::ban::{Ban, Bans};
@@ -12,6 +13,7 @@ use crate::identity::{ConnectionId, InstanceId, RoomId, ShardId, UserId};
 use crate::room::history::{NotRecovered, Position};
 pub use crate::room::presence::Member;
 use crate::room::route::RoomRoute;
+use crate::trace::OpenSpan;
 
 /// A request that waits for its answer: which connection asked, and by what `messageId`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,6 +202,8 @@ pub struct PortRequest {
     pub route: Route,
     /// Its body.
     pub body: Vec<u8>,
+    /// The request itself, for what it causes.
+    pub cause: Cause,
     /// Where the answer goes.
     pub reply: Sender<Answer>,
 }
@@ -339,6 +343,8 @@ pub struct Store {
     pub sender: Option<ConnectionId>,
     /// The `room_message` as JSON, without `offset`.
     pub event: Bytes,
+    /// Where the message is followed: its span, and the correlation id that it came with.
+    pub trace: Option<Box<(Box<OpenSpan>, Box<str>)>>,
 }
 
 /// What became of a [`Store`].
@@ -489,9 +495,24 @@ pub enum Publication {
         /// The event's JSON text as clients receive it, without a WebSocket header.
         event: Bytes,
     },
+    /// The same, followed.
+    Traced(Box<TracedEvent>),
     /// A message to be stored, numbered and published in one step; answered with [`Envelope::Stored`]. All
     /// instances get it from Redis in the order of its offsets, this one too.
     Store(Box<Store>),
+}
+
+/// One event for the other instances that is followed on its way.
+#[derive(Debug)]
+pub struct TracedEvent {
+    /// Its span, which ends when it is published.
+    pub span: Box<OpenSpan>,
+    /// The correlation id of the request that it came with.
+    pub request: Box<str>,
+    /// Who gets it.
+    pub target: Target,
+    /// The event's JSON text.
+    pub event: Bytes,
 }
 
 /// Who gets a publication.

@@ -17,6 +17,7 @@ use crate::limits;
 use crate::permission::RoomRight;
 use crate::room::archive::Appended;
 use crate::room::history::{Epoch, NotRecovered, Position};
+use crate::trace::OpenSpan;
 
 /// Part of an outbox that the messages missed since a reconnect may fill: the rest is for what comes meanwhile.
 const RECOVERY_SHARE: usize = 2;
@@ -63,8 +64,10 @@ impl Shard {
         room: RoomId,
         frame: &Bytes,
         message_id: Option<&str>,
+        span: Option<Box<OpenSpan>>,
         now: Now,
     ) -> Result<Outcome, Refused> {
+        let trace = span.map(|span| Box::new((span, self.request_id(id).into())));
         let to = home::of_room(room.as_str(), self.mesh.shards());
         let awaited = message_id.map(|message_id| Awaited {
             room: room.clone(),
@@ -84,6 +87,7 @@ impl Shard {
             user: identity.user.clone(),
             sender: Some(id),
             event: frame::payload(frame),
+            trace,
         });
         self.submit(store, to)?;
         if let (Some(session), Some(awaited)) = (self.session_of(id), awaited) {
@@ -111,7 +115,7 @@ impl Shard {
 
     /// As the room's home: numbers the message, keeps it, and hands it to the members.
     pub(super) fn home_store(&mut self, store: Store, now: Now) {
-        let Store { room, asker, user, sender, event } = store;
+        let Store { room, asker, user, sender, event, trace } = store;
         let name = asker.message_id.as_deref().map(|message_id| (user.as_str(), message_id));
         let text = std::str::from_utf8(&event).expect("an event was made of text");
         let appended =
@@ -124,6 +128,9 @@ impl Shard {
             }
             Appended::Repeated(offset) => offset,
         };
+        if let Some(trace) = trace {
+            trace.0.finish(None);
+        }
         let outcome = StoreOutcome::Stored(offset);
         self.mesh.send(asker.connection.shard, Envelope::Stored { room, asker, outcome });
     }

@@ -7,6 +7,7 @@ mod admission;
 pub mod api;
 mod authorization;
 mod connection;
+pub mod correlation;
 pub mod driver;
 pub mod envelope;
 mod expiry;
@@ -28,6 +29,7 @@ use crossbeam_channel::Sender;
 use hashbrown::HashSet;
 
 use self::api::Api;
+use self::correlation::Correlations;
 use self::envelope::{ControlMessage, LinkState, Publication, UplinkCommand};
 use self::expiry::Expiries;
 use self::mesh::Mesh;
@@ -49,6 +51,7 @@ use crate::ring::Key;
 use crate::room::archive::Archive;
 use crate::room::directory::Directory;
 use crate::room::presence::Homes;
+use crate::room::traffic::Traffic;
 use crate::room::users::{ShardUsers, UserHomes};
 use crate::send::outbox::Outboxes;
 
@@ -137,6 +140,8 @@ pub struct Shard {
     expiries: Expiries,
     drain: Option<Drain>,
     api: Api,
+    correlations: Correlations,
+    traffic: Traffic,
 }
 
 impl Shard {
@@ -179,6 +184,8 @@ impl Shard {
             expiries: Expiries::default(),
             drain: None,
             api: Api::default(),
+            correlations: Correlations::default(),
+            traffic: Traffic::default(),
         }
     }
 
@@ -194,6 +201,11 @@ impl Shard {
     pub fn administrated(mut self, control: Outlet<ControlMessage>) -> Self {
         self.api = Api::new(control);
         self
+    }
+
+    /// Its number.
+    pub fn id(&self) -> ShardId {
+        self.id
     }
 
     fn settings(&self) -> &Settings {

@@ -15,6 +15,7 @@ use crate::identity::{ConnectionId, RoomId};
 use crate::quota::Place;
 use crate::room::directory::{Membership, Moved};
 use crate::room::history::Position;
+use crate::trace::OpenSpan;
 
 /// Where a connection stands in its life. It only ever moves down this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +51,8 @@ pub(super) struct Joining {
     pub(super) asked_at: u32,
     /// Messages about this room that came meanwhile; they are handled once the join is answered.
     pub(super) parked: Vec<Box<str>>,
+    /// The join's span, where it is followed.
+    pub(super) span: Option<Box<OpenSpan>>,
 }
 
 /// Messages that may be parked for one pending join: what a client pipelines, not what it streams.

@@ -241,6 +241,10 @@ impl Shard {
         let Some(session) = self.session_of(id) else { return };
         let Some(joining) = session.take_joining(&room) else { return };
         let inside = known.and_then(|slice| session.membership(slice));
+        if let Some(mut span) = joining.span {
+            span.set("tableforge.members", u64::from(member_count));
+            span.finish(None);
+        }
         let window = session.window;
         let covered = inside.is_none() && self.settings().history.covers(room.as_str());
         match inside {
@@ -259,6 +263,9 @@ impl Shard {
         let mut list = members.as_deref().map(listed);
         let epoch = history.map(|position| position.epoch.to_string()).unwrap_or_default();
         let recovery = recovery.and_then(|frames| self.fitting(id.slot, frames));
+        if joining.since.is_some() {
+            self.cells.recoveries.count(recovery.as_ref().err().copied());
+        }
         let recovery = recovery.as_deref().map_err(|reason| reason.as_str());
         let reply = event::room_joined(event::RoomJoined {
             room: room.as_str(),
@@ -306,6 +313,7 @@ impl Shard {
             outboxes.push(member.slot, forms.fitting(member.window));
         });
         self.cells.deliveries.add(count);
+        self.cells.fan_out.observe(count);
         self.directory.slice(slice).count(count);
         self.cells.compressed.add(forms.is_compressed().into());
     }

@@ -58,6 +58,8 @@ const KIND_CHANGE: u8 = 9;
 
 /// Bytes in front of a section's room: flags, sequence.
 const SEQUENCE_BYTES: usize = 9;
+/// The numbers between are for other kinds of messages.
+const KIND_COMPANION: u8 = 32;
 
 /// Bytes in front of a stored event's text: epoch, offset, sender.
 const STORED_HEADER_BYTES: usize = 24;
@@ -118,6 +120,8 @@ pub enum Record<'a> {
         /// The event's JSON text without its offset.
         event: &'a str,
     },
+    /// The companion of a traced message that follows, in this batch or a later one of the room.
+    Companion(&'a [u8]),
     /// Nothing new: the header repeats the last batch's sequence.
     Quiet {
         /// Milliseconds since that batch was sent.
@@ -169,6 +173,11 @@ pub fn push_event(records: &mut Vec<u8>, event: &[u8]) {
 /// Appends a resync record to `records`.
 pub fn push_resync(records: &mut Vec<u8>) {
     push(records, KIND_RESYNC, &[]);
+}
+
+/// Appends the companion of a traced message (see [`crate::trace::context::Carried`]) to `records`.
+pub fn push_companion(records: &mut Vec<u8>, companion: &[u8]) {
+    push(records, KIND_COMPANION, companion);
 }
 
 /// Appends to `records` that nothing has been sent for `since_ms` milliseconds.
@@ -348,6 +357,7 @@ fn record(kind: u8, body: &[u8]) -> Result<Option<Record<'_>>, BatchError> {
         KIND_CHANGE => Record::Change(u64::from_le_bytes(*body.first_chunk().ok_or(BatchError::Record)?)),
         KIND_RESYNC => Record::Resync,
         KIND_STORED => stored(body)?,
+        KIND_COMPANION => Record::Companion(body),
         KIND_QUIET => {
             let since = body.first_chunk::<4>().ok_or(BatchError::Record)?;
             Record::Quiet { since_ms: u32::from_le_bytes(*since) }

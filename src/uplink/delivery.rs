@@ -6,6 +6,7 @@ use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
+use super::arrivals::Arrivals;
 use super::batch::{self, BatchError, Header, Origin, Record, Section, Sequence};
 use super::channel::Channel;
 use super::following::Following;
@@ -22,6 +23,7 @@ use crate::room::route::RoomRoute;
 use crate::shard::envelope::{Envelope, LinkState, Presence};
 use crate::shard::home;
 use crate::shard::outlet::Outlet;
+use crate::trace::Tracer;
 
 mod history;
 
@@ -123,6 +125,7 @@ pub struct Delivery {
     unpacker: Unpacker,
     scratch: Scratch,
     garbage_logged: u64,
+    arrivals: Arrivals,
     cells: Arc<UplinkCells>,
 }
 
@@ -148,8 +151,16 @@ impl Delivery {
             unpacker: Unpacker::new()?,
             scratch: Scratch::default(),
             garbage_logged: 0,
+            arrivals: Arrivals::default(),
             cells,
         })
+    }
+
+    /// The same, which records the deliveries of traced messages.
+    #[must_use]
+    pub fn traced(mut self, tracer: Option<Arc<Tracer>>) -> Self {
+        self.arrivals = Arrivals::new(tracer);
+        self
     }
 
     /// How many shards there are.
@@ -228,19 +239,19 @@ impl Delivery {
     pub fn deliver(&mut self, channel: Channel<'_>, payload: &[u8], timestamp: u64) {
         if payload.first() == Some(&b'{') {
             self.deliver_foreign(channel, payload, timestamp);
-        } else if self.deliver_batch(channel, payload).is_err() {
+        } else if self.deliver_batch(channel, payload, timestamp).is_err() {
             self.garbage(payload, timestamp);
         }
     }
 
     /// Delivers what another instance has sent over its lane: what there are members or connections here for.
     pub fn deliver_lane(&mut self, payload: &[u8], timestamp: u64) {
-        if self.deliver_sections(payload).is_err() {
+        if self.deliver_sections(payload, timestamp).is_err() {
             self.garbage(payload, timestamp);
         }
     }
 
-    fn deliver_sections(&mut self, payload: &[u8]) -> Result<(), BatchError> {
+    fn deliver_sections(&mut self, payload: &[u8], timestamp: u64) -> Result<(), BatchError> {
         let header = batch::parse_header(payload)?;
         let bytes = self.unpacker.unpack(payload)?;
         let (rooms, users) = (&self.rooms, &self.users);
@@ -251,6 +262,9 @@ impl Delivery {
         })?;
         self.cells.batches_in.add(1);
         self.cells.lane_batches_in.add(1);
+        if let Some((_, records)) = sections.first() {
+            self.measure(records, timestamp);
+        }
         for (section, records) in &sections {
             let (channel, sequence) = match *section {
                 Section::Room { name, sequence } => (Channel::Room(name), sequence),
@@ -286,7 +300,12 @@ impl Delivery {
         }
     }
 
-    fn deliver_batch(&mut self, channel: Channel<'_>, payload: &[u8]) -> Result<(), BatchError> {
+    fn deliver_batch(
+        &mut self,
+        channel: Channel<'_>,
+        payload: &[u8],
+        timestamp: u64,
+    ) -> Result<(), BatchError> {
         let header = batch::parse_header(payload)?;
         if header.origin == self.this && !header.from_script {
             return Ok(());
@@ -294,8 +313,22 @@ impl Delivery {
         let bytes = self.unpacker.unpack(payload)?;
         let records = batch::parse_records(&bytes)?;
         self.cells.batches_in.add(1);
+        if header.origin != self.this {
+            self.measure(&records, timestamp);
+        }
         self.deliver_records(channel, header, &records);
         Ok(())
+    }
+
+    /// Counts how long the first event of a batch was on its way, by the clocks of both ends.
+    fn measure(&self, records: &[Record<'_>], now_ms: u64) {
+        let first = records.iter().find_map(|record| match record {
+            Record::Event(text) | Record::Stored { event: text, .. } => Some(*text),
+            _ => None,
+        });
+        let Some(sent_ms) = first.and_then(event::timestamp) else { return };
+        self.cells.delivery_ms.observe(now_ms.saturating_sub(sent_ms));
+        self.cells.from_the_future.add((sent_ms > now_ms).into());
     }
 
     fn deliver_records(&mut self, channel: Channel<'_>, header: Header, records: &[Record<'_>]) {
@@ -311,14 +344,17 @@ impl Delivery {
                 (Record::Event(text), _) => {
                     self.cells.received.add(1);
                     self.frame(channel, None, frame::text(text));
+                    self.arrivals.delivered(channel, text);
                 }
                 (Record::Stored { position, sender, event }, Channel::Room(name)) => {
                     self.stored(name, (*position, header.origin, *sender), event);
+                    self.arrivals.delivered(channel, event);
                 }
                 (Record::Presence { joined, member_count, member }, Channel::Room(name)) => {
                     self.presence(name, *joined, *member_count, member);
                 }
                 (Record::Change(number), Channel::Room(name)) => self.change(name, *number),
+                (Record::Companion(body), _) => self.arrivals.announce(body),
                 (Record::Resync, Channel::Room(name)) => self.resync_room(name, reason::PEER_LINK_LOST, None),
                 _ => {}
             }

@@ -29,6 +29,7 @@ use crate::identity::InstanceId;
 use crate::metrics::UplinkCells;
 use crate::shard::envelope::{Envelope, Publication, UplinkCommand};
 use crate::shard::outlet::{Outlet, Waker};
+use crate::trace::Tracer;
 
 /// Longest sleep of the publisher: how late it notices a closed connection or the order to stop.
 const PUBLISHER_TICK: Duration = Duration::from_millis(100);
@@ -74,6 +75,8 @@ pub struct Ports {
     pub publications: Receiver<Publication>,
     /// Where to count. Each cell is written by one of the two threads only.
     pub cells: Arc<UplinkCells>,
+    /// Takes the spans of traced messages.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 /// The running uplink.
@@ -113,9 +116,9 @@ pub fn start(
         preflight::check(settings, (&caller, &history), link(settings, instance, "preflight", now)?)?;
 
     let connector = Connector::new(settings)?;
-    let Ports { shards, answers, commands, waker, publications, cells } = ports;
+    let Ports { shards, answers, commands, waker, publications, cells, tracer } = ports;
     let following = Following::new(rules, random()?);
-    let delivery = Delivery::new(origin, shards, following, Arc::clone(&cells))?;
+    let delivery = Delivery::new(origin, shards, following, Arc::clone(&cells))?.traced(tracer);
     let stores = StoreQueue::new(history, Epochs::new(random()?), answers);
     let ingress_link = link(settings, instance, "ingress", now)?;
     let gate = lane::closed();
@@ -301,6 +304,7 @@ impl IngressThread {
             }
         }
         let now = Instant::now();
+        ingress.note_waiting(self.commands.len());
         for _ in 0..COMMANDS_PER_TURN {
             if !ingress.takes_commands() {
                 break;
@@ -519,6 +523,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         self.link.tick(now)?;
         let Some(stream) = stream else { return Ok(()) };
         self.exchange(stream, buffer)?;
+        self.publisher.note_waiting(self.publications.len(), &self.link);
         while self.link.awaited() > BATCHES_UNANSWERED
             || self.link.output().len() > OUTPUT_BYTES
             || self.publisher.waiting() > CALLS_WAITING
@@ -558,8 +563,11 @@ impl<L: Fn() -> Load> PublisherThread<L> {
                 Event::Reply(Sent::Lane(sent), Ok(answer)) => {
                     self.publisher.lane_answered(sent, &answer, &mut self.link, Instant::now());
                 }
-                Event::Reply(Sent::Heartbeat, Ok(_)) => self.link.settled(),
-                Event::Reply(Sent::Batch(_), Ok(_)) | Event::Message { .. } => {}
+                Event::Reply(Sent::Heartbeat, Ok(_)) => {
+                    self.publisher.note_reply(Instant::now());
+                    self.link.settled();
+                }
+                Event::Reply(Sent::Batch(_) | Sent::Companion, Ok(_)) | Event::Message { .. } => {}
             }
         }
         self.publisher.flush_answers();

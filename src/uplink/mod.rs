@@ -8,6 +8,7 @@
 //!
 //! Everything but [`driver`], [`preflight`] and [`socket`] is logic without clock, thread or socket.
 
+mod arrivals;
 pub mod batch;
 pub mod channel;
 pub mod delivery;

@@ -20,7 +20,9 @@ use super::store_queue::{StoreCall, StoreQueue};
 use crate::hashing::Hashing;
 use crate::identity::{InstanceId, RoomId};
 use crate::metrics::UplinkCells;
-use crate::shard::envelope::{Publication, Target};
+use crate::shard::envelope::{Publication, Target, TracedEvent};
+use crate::trace::OpenSpan;
+use crate::trace::context::{Carried, fingerprint};
 
 /// Time after which an unused room's numbering is forgotten. That the last batch before it was lost is
 /// then never noticed, so this is far longer than any conversation pauses.
@@ -49,6 +51,8 @@ pub enum Sent {
     Stores(StoreCall),
     /// A heartbeat.
     Heartbeat,
+    /// The companion of a traced message.
+    Companion,
 }
 
 /// A batch over the lane that is not answered yet.
@@ -95,6 +99,12 @@ pub struct Publisher {
     lane: String,
     batches_per_peer: usize,
     doubted_until: Option<Instant>,
+    /// The spans of what gathers.
+    spans: Vec<OpenSpan>,
+    /// Companions of traced messages that are to be stored: they go out before them.
+    companions: Vec<(RoomId, Vec<u8>)>,
+    /// When the oldest heartbeat without an answer was sent.
+    heartbeat_sent: Option<Instant>,
     cells: Arc<UplinkCells>,
 }
 
@@ -145,6 +155,9 @@ impl Publisher {
             gate,
             batches_per_peer: batching.batches_per_peer,
             doubted_until: None,
+            spans: Vec::new(),
+            companions: Vec::new(),
+            heartbeat_sent: None,
             cells,
         })
     }
@@ -152,9 +165,21 @@ impl Publisher {
     /// Takes one event.
     pub fn add(&mut self, publication: Publication) {
         self.cells.published.add(1);
-        let (target, event) = match publication {
-            Publication::Event { target, event } => (target, event),
+        let (target, event, companion) = match publication {
+            Publication::Event { target, event } => (target, event, None),
+            Publication::Traced(traced) => {
+                let TracedEvent { span, request, target, event } = *traced;
+                let message = fingerprint(&event);
+                let companion = Carried { context: span.context(), message, request }.encode();
+                self.spans.push(*span);
+                (target, event, Some(companion))
+            }
             Publication::Store(store) => {
+                if let Some((span, request)) = store.trace.as_deref() {
+                    let (context, message) = (span.context(), fingerprint(&store.event));
+                    let companion = Carried { context, message, request: request.clone() };
+                    self.companions.push((store.room.clone(), companion.encode()));
+                }
                 self.bytes += store.event.len() + batch::RECORD_HEADER_BYTES;
                 return self.stores.add(*store);
             }
@@ -164,6 +189,9 @@ impl Publisher {
             self.order.push(target.clone());
             Gathering::default()
         });
+        if let Some(companion) = companion {
+            batch::push_companion(&mut gathering.records, &companion);
+        }
         batch::push_event(&mut gathering.records, &event);
         gathering.events += 1;
     }
@@ -187,16 +215,33 @@ impl Publisher {
             let Some(gathering) = self.gathering.remove(&target) else { continue };
             let sequence = self.number(&target, now);
             if link.is_up() {
+                self.cells.batch_events.observe(gathering.events);
                 outgoing.push((target, sequence, gathering.records));
             } else {
                 self.cells.publications_dropped.add(gathering.events);
                 self.remember_missed(target);
             }
         }
+        let error = (!link.is_up()).then_some("there is no link to Redis");
+        self.spans.drain(..).for_each(|span| span.finish(error));
         self.repeat_quiet(link.is_up(), &mut outgoing, now);
         self.send(link, outgoing, now);
+        self.send_companions(link, now);
         self.stores.flush(link, now);
         self.forget_unused(now);
+    }
+
+    /// Announces traced messages that a script will publish: on the same connection, so before them.
+    fn send_companions(&mut self, link: &mut Link<Sent>, now: Instant) {
+        for (room, companion) in std::mem::take(&mut self.companions) {
+            if link.is_up() {
+                let mut records = Vec::new();
+                batch::push_companion(&mut records, &companion);
+                let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, from_script: false };
+                let batch = self.packer.pack(head, &records, Readers::Anyone);
+                link.publish(&self.channels.of(&Target::Room(room)), &batch, Sent::Companion, now);
+            }
+        }
     }
 
     /// Repeats the sequence of rooms that have gone quiet: the number of their last batch, without events.
@@ -292,6 +337,7 @@ impl Publisher {
         link: &mut Link<Sent>,
         now: Instant,
     ) -> Result<(), LinkError> {
+        self.cells.store_messages.observe(call.messages() as u64);
         self.stores.answered(call, answer, link, now)
     }
 
@@ -327,6 +373,7 @@ impl Publisher {
         let batch = self.packer.pack(head, records, readers);
         self.cells.batches_out.add(1);
         self.cells.batch_bytes_out.add(batch.len() as u64);
+        self.cells.batch_sizes.observe(batch.len() as u64);
         batch
     }
 
@@ -360,6 +407,7 @@ impl Publisher {
 
     /// The connection is gone. What was sent and not answered may or may not have arrived.
     pub fn link_lost(&mut self, unanswered: Vec<Sent>) {
+        self.heartbeat_sent = None;
         let mut calls = Vec::new();
         for sent in unanswered {
             match sent {
@@ -368,7 +416,7 @@ impl Publisher {
                     rooms.into_iter().for_each(|room| self.remember_missed(Target::Room(room)));
                 }
                 Sent::Stores(call) => calls.push(call),
-                Sent::Heartbeat => {}
+                Sent::Heartbeat | Sent::Companion => {}
             }
         }
         self.stores.link_lost(calls.into_iter());
@@ -394,8 +442,23 @@ impl Publisher {
         }
     }
 
+    /// Notes what waits: `publications` in the queue, and what the link has not written or heard of.
+    pub fn note_waiting(&self, publications: usize, link: &Link<Sent>) {
+        self.cells.publications_waiting.set(publications as u64);
+        self.cells.unwritten_bytes.set(link.output().len() as u64);
+        self.cells.unanswered.set(link.awaited() as u64);
+    }
+
+    /// Notes that Redis has answered a heartbeat.
+    pub fn note_reply(&mut self, now: Instant) {
+        if let Some(sent) = self.heartbeat_sent.take() {
+            self.cells.reply_us.observe(now.saturating_duration_since(sent).as_micros() as u64);
+        }
+    }
+
     /// Sends a heartbeat.
-    pub fn heartbeat(&self, link: &mut Link<Sent>, heartbeat: Vec<u8>, now: Instant) {
+    pub fn heartbeat(&mut self, link: &mut Link<Sent>, heartbeat: Vec<u8>, now: Instant) {
+        self.heartbeat_sent.get_or_insert(now);
         link.publish(&self.channels.name(Channel::Instances), &heartbeat, Sent::Heartbeat, now);
     }
 }

@@ -252,7 +252,7 @@ impl Uplink {
                     self.publisher.lane_answered(sent, &answer, &mut self.link, now);
                 }
                 Event::Reply(Sent::Heartbeat, Ok(_)) => self.link.settled(),
-                Event::Reply(Sent::Batch(_), Ok(_)) | Event::Message { .. } => {}
+                Event::Reply(Sent::Batch(_) | Sent::Companion, Ok(_)) | Event::Message { .. } => {}
             }
         }
         transmit(redis, socket, &mut self.link, random, clock);

@@ -11,6 +11,7 @@ mod authorization;
 mod browser;
 mod cluster;
 mod http_interface;
+mod observability;
 mod overload;
 mod process;
 mod protocol;

@@ -213,6 +213,7 @@ impl Instance {
             waker: Arc::clone(&waker),
             publications: for_publisher,
             cells: Arc::clone(&cells),
+            tracer: None,
         };
         let id = InstanceId::parse(name).unwrap();
         let handle = start(settings, rules, &id, 7, ports, Load::default, None)?;
@@ -311,6 +312,7 @@ impl Instance {
     pub fn ask_store(&self, room: &RoomId, who: &str, message_id: Option<&str>, text: &str) {
         let message_id = message_id.map(Into::into);
         let store = Store {
+            trace: None,
             room: room.clone(),
             asker: Asker { connection: connection(), message_id },
             user: user(who),
