@@ -38,6 +38,11 @@ struct FollowedPresence {
     resynced: bool,
 }
 
+/// The number of a room's last join or leave; nothing for 0, after which a numbering begins that nobody knows.
+fn change_of(number: u64) -> Option<u64> {
+    (number > 0).then_some(number)
+}
+
 /// The followers of this instance.
 pub struct Following {
     rules: HistoryRules,
@@ -162,7 +167,7 @@ impl Following {
     /// Members have heard of the join or leave of this number. False when they have missed one before it.
     pub fn changed(&mut self, room: &str, number: u64) -> bool {
         let Some(followed) = self.followed.get_mut(room) else { return true };
-        let last = followed.presence.last.replace(number);
+        let last = std::mem::replace(&mut followed.presence.last, change_of(number));
         last.is_none_or(|last| number <= last + 1)
     }
 
@@ -174,7 +179,7 @@ impl Following {
         // Whether the own announcements come in front of the answer depends on the version of Redis.
         let told = presence.last.is_some_and(|last| (before..=after).contains(&last));
         presence.stale |= presence.last.is_some() && !told;
-        presence.last = presence.last.filter(|_| told).or(Some(before));
+        presence.last = presence.last.filter(|_| told).or(change_of(before));
     }
 
     /// Whether members hold someone as present who has gone, or know nothing of someone who has come; asked once.

@@ -520,7 +520,7 @@ fn every_key_expires() {
     a.join(&room("r"), "alice", true);
     let mut client = redis.client();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut client).unwrap();
-    assert_eq!(keys.len(), 6, "{keys:?}");
+    assert_eq!(keys.len(), 7, "{keys:?}");
     for key in keys {
         let seconds: i64 = redis::cmd("TTL").arg(&key).query(&mut client).unwrap();
         let expected = if key == "tf:told" { 0..=30 } else { 86_000..=86_400 };
