@@ -14,12 +14,11 @@ use crate::admin;
 use crate::admin::driver::ControlHandle;
 use crate::admin::port::driver::AdminPort;
 use crate::authorization::{self, Question};
-use crate::command::authorize::TokenVerifier;
-use crate::command::driver::KeyFiles;
 use crate::config::Settings;
 use crate::identity::ShardId;
 use crate::instance::{Instance, Phase};
 use crate::limits;
+use crate::reload::{Keys, Origin, Reloader};
 use crate::shard::driver::{Driver, Surroundings};
 use crate::shard::envelope::{ControlMessage, Envelope, LinkState, Publication, UplinkCommand};
 use crate::shard::mesh::Mesh;
@@ -46,6 +45,9 @@ const PUBLICATION_QUEUE: usize = 32_768;
 
 /// Administrative messages that fit between the control thread and a shard.
 const CONTROL_QUEUE: usize = 4096;
+
+/// Reloads that a shard need not have heard of before the next one.
+const RELOAD_QUEUE: usize = 16;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -110,19 +112,15 @@ fn mesh_queues(shards: usize) -> std::io::Result<Queues> {
     Ok(Queues { wakers, outlets, inboxes })
 }
 
-/// Runs the server until SIGTERM or SIGINT, then drains it. `console` tells a person where to look.
+/// Runs the server until SIGTERM or SIGINT, then drains it; at SIGHUP it reads what can change from `origin` again.
 ///
 /// # Errors
 /// When it cannot start.
-pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
+pub fn run(settings: Settings, origin: Origin) -> Result<(), Box<dyn std::error::Error>> {
     let started = Instant::now();
     let mut boot = [0; 4];
     getrandom::fill(&mut boot).map_err(StartError::Random)?;
-    let verifier = TokenVerifier::new(&settings).map(Arc::new);
-    let key_files = match &verifier {
-        Some(verifier) => KeyFiles::watch(&settings.keys, verifier)?,
-        None => None,
-    };
+    let keys = Keys::read(&settings)?;
     let tls = settings.tls.clone().map(TlsAcceptor::new).transpose()?.map(Arc::new);
     let (instance, exporter) = set_up(settings, u32::from_ne_bytes(boot)).map_err(StartError::Process)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(StartError::Process)?;
@@ -134,14 +132,15 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     let authorizer = start_authorization(&instance, &mut queues, started);
     let uplink = Uplink::start(&instance, &mut queues, started, &cpus)?;
     let control = ControlThread::start(&instance, &mut queues, started)?;
-    control.open_port(&instance, verifier.as_ref(), started)?;
+    control.open_port(&instance, &keys, started)?;
+    let shard_outlets = reload_queues(&mut queues);
     let mut address = SocketAddr::new(instance.settings.ws_host, instance.settings.ws_port);
     let mut threads = Vec::new();
     let columns = std::mem::take(&mut queues.outlets).into_iter().zip(std::mem::take(&mut queues.inboxes));
     for (index, (outlets, inboxes)) in columns.enumerate() {
         let id = ShardId(index as u8);
         let port = uplink.as_ref().map(Uplink::port);
-        let shard = Shard::new(id, instance.clone(), verifier.clone(), Mesh::new(id, outlets), port)
+        let shard = Shard::new(id, instance.clone(), keys.verifier(), Mesh::new(id, outlets), port)
             .asking(authorizer.clone())
             .administrated(control.outlet())
             .with_tls(tls.clone());
@@ -161,10 +160,13 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
 
     let _watchdog = Watchdog::start(&instance, started).map_err(StartError::Process)?;
     systemd::ready();
-    let signal = await_stop(&mut signals, tls.as_deref());
+    let mut reloader = Reloader { origin, instance: instance.clone(), keys, tls, shards: shard_outlets };
+    let signal = await_stop(&mut signals, &mut reloader);
     systemd::stopping();
-    tracing::info!(signal, "draining: no new connections, clients are asked to come back elsewhere");
-    instance.enter(Phase::Draining);
+    let until = Instant::now() + instance.live().drain_timeout;
+    instance.begin_drain();
+    let over_ms = instance.drain().map_or(0, |plan| plan.closes.as_millis() as u64);
+    tracing::info!(signal, over_ms, "draining: no new connections, clients are asked to come back elsewhere");
     for waker in &wakers {
         waker.wake();
     }
@@ -175,11 +177,9 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     }
     control.handle.stop();
     if let Some(uplink) = uplink {
-        uplink.handle.stop();
+        uplink.handle.stop_within(until.saturating_duration_since(Instant::now()));
     }
-    if let Some(key_files) = key_files {
-        key_files.stop();
-    }
+    reloader.keys.stop();
     exporter.into_iter().for_each(Exporter::stop);
     tracing::info!("stopped");
     Ok(())
@@ -212,17 +212,23 @@ fn start_authorization(
     Some(authorization::driver::start(settings, cells.clone(), shards, started))
 }
 
-/// Waits for the signal to stop; SIGHUP has the certificate read again.
-fn await_stop(signals: &mut Signals, tls: Option<&TlsAcceptor>) -> Option<i32> {
+/// The ways on which shards hear that settings were read again.
+fn reload_queues(queues: &mut Queues) -> Vec<Outlet<Envelope>> {
+    let queue = |(waker, inboxes): (&Arc<Waker>, &mut Vec<_>)| {
+        let (outlet, inbox) = Outlet::new(RELOAD_QUEUE, waker.clone());
+        inboxes.push(inbox);
+        outlet
+    };
+    queues.wakers.iter().zip(&mut queues.inboxes).map(queue).collect()
+}
+
+/// Waits for the signal to stop; SIGHUP has settings, keys and certificates read again.
+fn await_stop(signals: &mut Signals, reloader: &mut Reloader) -> Option<i32> {
     for signal in signals.forever() {
         if signal != SIGHUP {
             return Some(signal);
         }
-        systemd::reloading(|| match tls.map(TlsAcceptor::reload) {
-            None => tracing::info!("SIGHUP: there is no certificate to read again"),
-            Some(Ok(())) => tracing::info!("the certificate was read again: new connections get it"),
-            Some(Err(error)) => tracing::error!(%error, "the certificate from before stays"),
-        });
+        systemd::reloading(|| reloader.reload());
     }
     None
 }
@@ -256,18 +262,13 @@ impl ControlThread {
     }
 
     /// Listens on ADMIN_PORT, if it is set.
-    fn open_port(
-        &self,
-        instance: &Arc<Instance>,
-        verifier: Option<&Arc<TokenVerifier>>,
-        started: Instant,
-    ) -> Result<(), StartError> {
+    fn open_port(&self, instance: &Arc<Instance>, keys: &Keys, started: Instant) -> Result<(), StartError> {
         let Some(address) = instance.settings.administration.address() else { return Ok(()) };
         let listen = |error| StartError::AdminPort { address, error };
         let port = AdminPort {
             instance: instance.clone(),
             started,
-            verifier: verifier.cloned(),
+            verifier: keys.current(),
             control: self.messages.clone(),
             waker: self.waker.clone(),
             calls: Arc::default(),
@@ -320,9 +321,8 @@ impl Uplink {
         let cpu = (cpus.len() > instance.settings.shards).then(|| cpus[cpus.len() - 1]);
         let facts = instance.clone();
         let load = move || Load {
-            connections: facts.connections(),
+            instance: facts.load(),
             rooms: facts.rooms(),
-            shards: facts.shards.len() as u64,
             uptime: started.elapsed(),
             cpu: None,
         };

@@ -36,7 +36,6 @@ pub enum CertificateError {
 
 /// What new connections begin TLS with. All shards share it; they look at it once per connection.
 pub struct TlsAcceptor {
-    files: TlsSettings,
     current: RwLock<Arc<ServerConfig>>,
 }
 
@@ -46,17 +45,16 @@ impl TlsAcceptor {
     /// # Errors
     /// When they cannot be used.
     pub fn new(files: TlsSettings) -> Result<Self, CertificateError> {
-        let current = RwLock::new(load(&files)?);
-        Ok(Self { files, current })
+        Ok(Self { current: RwLock::new(load(&files)?) })
     }
 
-    /// Reads the files again. Connections that exist keep what they began with; new ones get the new
+    /// Reads the files again, or others. Connections that exist keep what they began with; new ones get the new
     /// certificate, also those that would have resumed a session from before.
     ///
     /// # Errors
     /// When the files cannot be used: the certificate from before stays.
-    pub fn reload(&self) -> Result<(), CertificateError> {
-        let new = load(&self.files)?;
+    pub fn reload(&self, files: TlsSettings) -> Result<(), CertificateError> {
+        let new = load(&files)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }

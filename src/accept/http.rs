@@ -64,6 +64,14 @@ pub fn refuse(refusal: &Refusal) -> String {
     response(refusal.status, JSON, refusal.header, (body.len(), body))
 }
 
+/// The complete answer to a client that another instance is to take.
+pub fn redirect(request: &Request<'_>, to: &str) -> String {
+    let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
+    let location = format!("Location: {to}{}{query}\r\n", request.path);
+    let body = json!({ "error": "this instance is overloaded: another one takes this client" }).to_string();
+    response("307 Temporary Redirect", JSON, &location, (body.len(), body))
+}
+
 fn response(status: &str, kind: &str, header: &str, (length, body): (usize, String)) -> String {
     let mut text = String::with_capacity(body.len() + 160);
     let _ = write!(
@@ -95,11 +103,12 @@ fn health(instance: &Instance, uptime_ms: u64) -> (&'static str, &'static str, S
 }
 
 fn ready(instance: &Instance) -> (&'static str, &'static str, String) {
-    let full = instance.connections() >= u64::from(instance.settings.ws_max_connections);
+    let full = instance.connections() >= u64::from(instance.live().ws_max_connections);
     let reason = match instance.phase() {
         Phase::Starting => "starting",
         Phase::Draining => "draining",
         Phase::Serving if full => "full",
+        Phase::Serving if instance.is_overloaded() => "overloaded",
         Phase::Serving => return ("200 OK", JSON, json!({ "ready": true }).to_string()),
     };
     ("503 Service Unavailable", JSON, json!({ "ready": false, "reason": reason }).to_string())

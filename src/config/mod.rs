@@ -7,6 +7,7 @@ mod history;
 mod input;
 mod quotas;
 mod redis;
+pub mod reload;
 pub mod setting;
 pub mod sources;
 mod tls;
@@ -15,6 +16,7 @@ mod tracing;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::administration::{AdministrationSettings, ApiKeys};
@@ -84,6 +86,10 @@ pub struct Settings {
     pub compression_threshold: usize,
     /// Longest time that draining takes.
     pub drain_timeout: Duration,
+    /// From when on new clients are sent to other instances.
+    pub overload: OverloadSettings,
+    /// Where clients reach this very instance, without a path.
+    pub advertise_url: Option<Arc<str>>,
     /// Whether clients must authenticate.
     pub auth_required: bool,
     /// The HMAC secret that tokens are verified with; [`limits::JWT_SECRET_BYTES`] or more. When
@@ -125,6 +131,15 @@ pub struct Settings {
     pub administration: AdministrationSettings,
     /// Redis, if there is a cluster.
     pub redis: Option<RedisSettings>,
+}
+
+/// From when on an instance sends new clients to others, in percent; 0 for never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OverloadSettings {
+    /// Of `ws_max_connections`.
+    pub connections_percent: u8,
+    /// Of its shards' time.
+    pub busy_percent: u8,
 }
 
 /// Form of a log line.
@@ -262,6 +277,8 @@ impl Draft {
             compression: false,
             compression_threshold: 0,
             drain_timeout: zero,
+            overload: OverloadSettings::default(),
+            advertise_url: None,
             auth_required: true,
             jwt_secret: None,
             keys: KeySettings::none(),

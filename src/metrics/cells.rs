@@ -1,8 +1,13 @@
 //! What each thread counts.
 
+use std::sync::atomic::AtomicBool;
+
+use arc_swap::ArcSwap;
+
 use super::Cell;
 use super::histogram::{Counts, Micros, Millis, Sizes};
 use super::kinds::{Closes, Limit, Recoveries, Statuses};
+use crate::steering::InstanceLoad;
 
 /// What the uplink counts.
 #[derive(Debug, Default)]
@@ -40,6 +45,10 @@ pub struct UplinkCells {
     pub publications_dropped: Cell,
     /// Events dropped because a shard's queue was full.
     pub deliveries_dropped: Cell,
+    /// Whether the next heartbeat is due at once, because what it says has changed. Any thread may set it.
+    pub announce: AtomicBool,
+    /// What the other instances said of their load in their last heartbeats.
+    pub others: ArcSwap<Vec<InstanceLoad>>,
     /// Publications that wait for the publisher now.
     pub publications_waiting: Cell,
     /// What shards have asked of the ingress and it has not taken yet.
@@ -85,6 +94,10 @@ pub struct ControlCells {
     pub stalls: Cell,
     /// Administrative commands from Redis that were refused.
     pub refused: Cell,
+    /// Times that settings were read again. Counted by the thread that waits for signals.
+    pub reloads: Cell,
+    /// Times that the settings from before stayed. Counted by the same thread.
+    pub reload_failures: Cell,
     /// When the process started, in ms since 1970.
     pub started_unix_ms: Cell,
     /// Descriptors that were open at the last look.
@@ -135,6 +148,8 @@ pub struct ShardCells {
     pub tls_failures: Cell,
     /// Panics contained to one connection.
     pub panics: Cell,
+    /// New clients that were sent to another instance, or refused because this one drains.
+    pub steered: Cell,
     /// When the shard's last turn began, in ms since the process started.
     pub last_turn: Cell,
     /// Microseconds that the shard has worked, and not waited.

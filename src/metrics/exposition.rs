@@ -13,13 +13,18 @@ use crate::trace::TraceCounts;
 /// Name, help, and the cell of each shard.
 type ShardMetric = (&'static str, &'static str, fn(&ShardCells) -> &Cell);
 
-const TRAFFIC: [ShardMetric; 20] = [
+const TRAFFIC: [ShardMetric; 21] = [
     ("websocket_messages_sent_total", "Messages delivered to clients, one per receiver.", |s| &s.deliveries),
     ("websocket_messages_received_total", "Client messages received.", |s| &s.messages_in),
     ("websocket_messages_compressed_total", "Messages compressed, once per shard for all receivers.", |s| {
         &s.compressed
     }),
     ("websocket_accepts_total", "Sockets accepted.", |s| &s.accepts),
+    (
+        "websocket_steered_total",
+        "New clients sent to another instance by an overloaded or draining one.",
+        |s| &s.steered,
+    ),
     ("websocket_accept_pauses_total", "Times that accepting failed and paused.", |s| &s.accept_pauses),
     ("websocket_received_bytes_total", "Bytes received from clients.", |s| &s.bytes_in),
     ("websocket_sent_bytes_total", "Bytes sent to clients.", |s| &s.bytes_out),
@@ -122,6 +127,8 @@ pub fn exposition(instance: &Instance, uptime_ms: u64) -> String {
     shard_exposition(&mut text, instance, uptime_ms);
     histogram_exposition(&mut text, instance);
     control_exposition(&mut text, &instance.control);
+    let overloaded = instance.is_overloaded();
+    text.one("overloaded", "Whether new clients are sent to other instances.", overloaded.into());
     text.one("instances", "Instances of the cluster, this one included.", instance.instances());
     text.one("uptime_seconds", "Seconds since the start.", uptime_ms / 1000);
     text.one("log_lines_dropped_total", "Log lines dropped because standard error was read too slowly.", {
@@ -229,6 +236,12 @@ fn control_exposition(text: &mut Exposition<'_>, cells: &ControlCells) {
         "admin_commands_refused_total",
         "Administrative commands from Redis whose signature, time or form was wrong.",
         cells.refused.get(),
+    );
+    text.one("reloads_total", "Times that settings were read again.", cells.reloads.get());
+    text.one(
+        "reload_failures_total",
+        "Times that reading settings again failed and those from before stayed.",
+        cells.reload_failures.get(),
     );
 }
 

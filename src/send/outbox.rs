@@ -84,6 +84,11 @@ impl Outboxes {
         }
     }
 
+    /// From now on outboxes hold at most `limit` bytes each.
+    pub fn adopt(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// A new connection has the slot.
     pub fn open(&mut self, slot: u32) {
         let index = slot as usize;

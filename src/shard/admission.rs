@@ -18,10 +18,12 @@ use crate::command::display_name;
 use crate::command::rejection::{ErrorCode, Rejection};
 use crate::command::rules::Kind;
 use crate::identity::{ConnectionId, UserId};
+use crate::instance::Phase as InstancePhase;
 use crate::metrics::kinds::Limit;
 use crate::permission::RoomRight;
 use crate::quota::{Place, Rate};
 use crate::ring::Key;
+use crate::steering::Steering;
 
 /// Messages in a row over a rate, after which the client is closed.
 const LIMITED_MESSAGES: u16 = 1000;
@@ -43,7 +45,7 @@ impl Shard {
 
     /// The address at the other end of an accepted socket.
     pub fn handle_peer(&mut self, accepted: Key, peer: IpAddr) {
-        let limits = &self.instance.settings.limits;
+        let limits = &self.settings.limits;
         let prefaced = limits.proxy_protocol && address::is_trusted(peer, &limits.trusted_proxies);
         if let Some(session) = self.session(accepted.slot).filter(|session| session.phase == Phase::Handshake)
         {
@@ -87,6 +89,30 @@ impl Shard {
                 false
             }
         }
+    }
+
+    /// Whether this instance takes new clients, or another one is to; then what they are answered.
+    pub(super) fn steer(&self, request: &Request<'_>) -> Result<(), String> {
+        let busy = |reason, header| http::refuse(&Refusal { status: UNAVAILABLE, reason, header });
+        if self.instance.phase() == InstancePhase::Draining {
+            self.cells.steered.add(1);
+            let reason = "this instance is draining: another one takes this client";
+            return Err(busy(reason, "Retry-After: 1\r\n"));
+        }
+        let full = self.instance.connections() >= u64::from(self.settings().ws_max_connections);
+        let answer = match &**self.instance.steering.load() {
+            Steering::Welcome if full => {
+                self.cells.reached(Limit::Connections);
+                return Err(busy("this instance is full", "Retry-After: 5\r\n"));
+            }
+            Steering::Welcome => return Ok(()),
+            Steering::Elsewhere => {
+                busy("this instance is overloaded: another one takes this client", "Retry-After: 1\r\n")
+            }
+            Steering::Redirect(to) => http::redirect(request, to),
+        };
+        self.cells.steered.add(1);
+        Err(answer)
     }
 
     /// Counts one more connection of the client's address, which is to be given to [`Shard::came_from`] at once.
@@ -156,7 +182,7 @@ impl Shard {
     /// # Errors
     /// Milliseconds until one is welcome again.
     pub(super) fn meter_message(&mut self, slot: u32, bytes: usize, now: Now) -> Result<(), u64> {
-        let settings = &self.instance.settings;
+        let settings = &self.settings;
         let burst = (2 * settings.max_message_bytes).max(settings.limits.byte_rate as usize);
         let rate = Rate::new(settings.limits.byte_rate, burst as u64);
         let Some(session) = self.sessions[slot as usize].as_mut() else { return Ok(()) };

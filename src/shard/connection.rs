@@ -8,7 +8,7 @@ use super::envelope::Envelope;
 use super::session::{Allowance, Phase, Session};
 use super::{Action, Now, Shard, home, key};
 use crate::accept::extension::Deflate;
-use crate::accept::request::{self, Head, Refusal};
+use crate::accept::request::{self, Head, Refusal, Request};
 use crate::accept::upgrade::Upgrade;
 use crate::accept::{api, http, upgrade};
 use crate::codec::close::CloseCode;
@@ -18,15 +18,18 @@ use crate::codec::violation::Violation;
 use crate::command::authorize::Identity;
 use crate::command::event;
 use crate::identity::{ConnectionId, UserId};
-use crate::instance::Phase as InstancePhase;
 use crate::limits;
 use crate::metrics::kinds::{Ending, Limit};
+use crate::quota::Place;
 use crate::ring::Key;
 
 /// Bytes beyond one message of the largest size that a client may send before it has heard the first one.
 const EARLY_BYTES: usize = 16 * 1024;
 
 const UNAVAILABLE: &str = "503 Service Unavailable";
+
+/// Who a client that is let in is, what it has asked for, and where its address counts.
+type Admitted = (Option<Identity>, Upgrade, Option<Place>);
 
 impl Shard {
     /// A client has connected.
@@ -152,17 +155,12 @@ impl Shard {
             Head::Refused(refusal) => self.answer(slot, http::refuse(&refusal), now),
             Head::Request(request, length) if request.path == "/ws" => {
                 self.correlate(slot, &request, "upgrade");
-                let settings = &self.instance.settings;
-                match upgrade::check(&request, &settings.allowed_origins, settings.compression)
-                    .and_then(|upgrade| Ok((self.admit(upgrade.token.as_deref(), now)?, upgrade)))
-                    .and_then(|(identity, upgrade)| {
-                        Ok((identity, upgrade, self.admit_address(slot, &request)?))
-                    }) {
+                match self.admit(slot, &request, now) {
                     Ok((identity, upgrade, address)) => {
                         self.came_from(slot, address);
                         self.upgrade(slot, upgrade, identity, &head[length..], now);
                     }
-                    Err(refusal) => self.answer(slot, http::refuse(&refusal), now),
+                    Err(answer) => self.answer(slot, answer, now),
                 }
             }
             Head::Request(request, length) if api::is_api(request.path) => {
@@ -176,17 +174,20 @@ impl Shard {
         }
     }
 
-    /// Whether the server takes one more client, and as whom.
-    fn admit(&self, token: Option<&str>, now: Now) -> Result<Option<Identity>, Refusal> {
-        if self.instance.phase() == InstancePhase::Draining {
-            let reason = "this instance is draining";
-            return Err(Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 1\r\n" });
-        }
-        if self.instance.connections() >= u64::from(self.settings().ws_max_connections) {
-            self.cells.reached(Limit::Connections);
-            let reason = "this instance is full";
-            return Err(Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 5\r\n" });
-        }
+    /// Whether the server takes one more client, as whom, and counted where; or else what it is answered.
+    fn admit(&self, slot: u32, request: &Request<'_>, now: Now) -> Result<Admitted, String> {
+        let refuse = |refusal: Refusal| http::refuse(&refusal);
+        let settings = &self.settings;
+        let upgrade =
+            upgrade::check(request, &settings.allowed_origins, settings.compression).map_err(refuse)?;
+        self.steer(request)?;
+        let identity = self.identify(upgrade.token.as_deref(), now).map_err(refuse)?;
+        let address = self.admit_address(slot, request).map_err(refuse)?;
+        Ok((identity, upgrade, address))
+    }
+
+    /// The user whose token it is, if there is one.
+    fn identify(&self, token: Option<&str>, now: Now) -> Result<Option<Identity>, Refusal> {
         let (Some(token), Some(verifier)) = (token, &self.verifier) else { return Ok(None) };
         let identity = verifier.verify(token, now.unix_ms / 1000);
         identity.map(Some).map_err(|_| {
@@ -287,6 +288,7 @@ impl Shard {
         if self.uplink.is_some() && !self.is_linked() {
             self.outboxes.push(slot, &event::cluster_status(event::ClusterStatus::Degraded));
         }
+        self.announce_drain(id, now);
         if !early.is_empty() {
             self.read_frames(slot, &mut early, now);
         }

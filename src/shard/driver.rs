@@ -31,6 +31,8 @@ const COMPLETIONS_PER_WAKE: usize = 64;
 
 /// Turns between two flushes that are told apart when latencies are counted; what comes later counts with the last.
 const UNFLUSHED_TURNS: usize = 32;
+/// Part of DRAIN_TIMEOUT after which a shard ends, whoever is still there: the rest is for Redis to be told.
+const SHARDS_PART: f64 = 0.95;
 
 /// Milliseconds between two log lines about the same lasting trouble.
 const WARNING_INTERVAL_MS: u64 = 10_000;
@@ -50,6 +52,7 @@ pub struct Driver {
     unflushed: Vec<(Duration, u64)>,
     next_tick_ms: u64,
     draining: bool,
+    listening: bool,
     accepting: bool,
     /// When accepting may start again after it stopped.
     accept_at_ms: u64,
@@ -69,6 +72,12 @@ pub struct Surroundings {
     pub inboxes: Vec<Receiver<Envelope>>,
     /// Who wakes this shard.
     pub waker: Arc<Waker>,
+}
+
+/// The time `elapsed` after the start, which is now.
+fn at(elapsed: Duration) -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { since_start_ms: elapsed.as_millis() as u64, unix_ms: unix.as_millis() as u64 }
 }
 
 impl Driver {
@@ -97,6 +106,7 @@ impl Driver {
             unflushed: Vec::with_capacity(UNFLUSHED_TURNS),
             next_tick_ms: 0,
             draining: false,
+            listening: true,
             accepting: false,
             accept_at_ms: 0,
             next_warning_ms: 0,
@@ -104,7 +114,8 @@ impl Driver {
         Ok((driver, bound))
     }
 
-    /// Runs until the instance drains and the last client has gone, or the time for that is up.
+    /// Runs until the instance drains and the last client of all shards has gone, or the time for that is up. Until
+    /// then requests are answered: probes, and clients that are to look for another instance.
     ///
     /// It never gives the thread back to the executor: whoever yields to glommio 0.9 may find itself
     /// parked with work at hand, when the preemption timer fires before the executor looks at its tasks.
@@ -114,8 +125,15 @@ impl Driver {
         loop {
             self.turn();
             if self.draining {
-                let until = *drain_until.get_or_insert(Instant::now() + self.instance.settings.drain_timeout);
-                if self.shard.is_empty() || Instant::now() >= until {
+                let timeout = self.instance.live().drain_timeout;
+                let now = Instant::now();
+                let until = *drain_until.get_or_insert(now + timeout.mul_f64(SHARDS_PART));
+                if self.instance.connections() == 0 && self.listening {
+                    self.listening = false;
+                    self.ring.stop_listening();
+                    self.shard.finish_drain(at(self.started.elapsed()));
+                }
+                if now >= until || (!self.listening && self.shard.is_empty()) {
                     return;
                 }
             }
@@ -124,8 +142,7 @@ impl Driver {
 
     fn turn(&mut self) {
         let began = self.started.elapsed();
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = Now { since_start_ms: began.as_millis() as u64, unix_ms: unix.as_millis() as u64 };
+        let now = at(began);
         self.cells.last_turn.set(now.since_start_ms);
         let messages_before = self.cells.messages_in.get();
         self.shard.close_expired(now);
@@ -203,7 +220,6 @@ impl Driver {
     fn keep_time(&mut self, now: Now) {
         if !self.draining && self.instance.phase() == Phase::Draining {
             self.draining = true;
-            self.ring.stop_listening();
             self.shard.handle_drain(now);
         }
         if now.since_start_ms >= self.next_tick_ms {
@@ -212,7 +228,7 @@ impl Driver {
             self.shard.handle_tick(now);
         }
         if !self.accepting
-            && !self.draining
+            && self.listening
             && self.shard.is_settled()
             && now.since_start_ms >= self.accept_at_ms
         {

@@ -9,6 +9,8 @@ pub use super::correlation::Cause;
 use crate::accept::api::{Answer, Route};
 use crate::authorization::Verdict;
 use crate::ban::{Ban, Bans};
+use crate::command::authorize::TokenVerifier;
+use crate::config::Settings;
 use crate::identity::{ConnectionId, InstanceId, RoomId, ShardId, UserId};
 use crate::room::history::{NotRecovered, Position};
 pub use crate::room::presence::Member;
@@ -22,6 +24,21 @@ pub struct Asker {
     pub connection: ConnectionId,
     /// The `messageId` that the reply carries.
     pub message_id: Option<Box<str>>,
+}
+
+/// What a running server takes over when its settings are read again.
+pub struct Reloaded {
+    /// The settings that hold from now on.
+    pub settings: Arc<Settings>,
+    /// What tokens are verified with.
+    pub verifier: Option<Arc<TokenVerifier>>,
+}
+
+/// Shows neither settings nor keys, which are secrets in part.
+impl std::fmt::Debug for Reloaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reloaded")
+    }
 }
 
 /// To a shard: from another shard, from itself (through the same code), or from the uplink.
@@ -177,6 +194,8 @@ pub enum Envelope {
     },
     /// Who is banned from now on; those who are connected are closed.
     Bans(Arc<Bans>),
+    /// Settings and keys were read again.
+    Reloaded(Arc<Reloaded>),
     /// The control thread asks, or has something done; answered with [`ControlMessage::Part`].
     Ask {
         /// Its number for it.

@@ -8,6 +8,7 @@ pub mod api;
 mod authorization;
 mod connection;
 pub mod correlation;
+mod drain;
 pub mod driver;
 pub mod envelope;
 mod expiry;
@@ -30,13 +31,14 @@ use hashbrown::HashSet;
 
 use self::api::Api;
 use self::correlation::Correlations;
-use self::envelope::{ControlMessage, LinkState, Publication, UplinkCommand};
+use self::drain::Drain;
+use self::envelope::{ControlMessage, LinkState, Publication, Reloaded, UplinkCommand};
 use self::expiry::Expiries;
 use self::mesh::Mesh;
 use self::outlet::Outlet;
 use self::secure::TlsStreams;
 use self::session::{Phase, Session};
-use self::sweep::{Asked, Drain};
+use self::sweep::Asked;
 use crate::authorization::Question;
 use crate::codec::deflate::{Deflater, Inflater};
 use crate::command::authorize::TokenVerifier;
@@ -113,6 +115,8 @@ impl UplinkPort {
 pub struct Shard {
     id: ShardId,
     instance: Arc<Instance>,
+    /// The settings that hold now.
+    settings: Arc<Settings>,
     cells: Arc<ShardCells>,
     verifier: Option<Arc<TokenVerifier>>,
     sessions: Vec<Option<Session>>,
@@ -165,6 +169,7 @@ impl Shard {
             deflater: Deflater::new(instance.settings.compression_threshold),
             outboxes: Outboxes::new(instance.settings.outbox_bytes),
             tls: TlsStreams::default(),
+            settings: instance.live(),
             instance,
             verifier,
             sessions: Vec::new(),
@@ -208,8 +213,16 @@ impl Shard {
         self.id
     }
 
+    /// Settings and keys were read again.
+    fn adopt(&mut self, reloaded: &Reloaded) {
+        self.settings = reloaded.settings.clone();
+        self.verifier = reloaded.verifier.clone();
+        self.deflater.adopt(self.settings.compression_threshold);
+        self.outboxes.adopt(self.settings.outbox_bytes);
+    }
+
     fn settings(&self) -> &Settings {
-        &self.instance.settings
+        &self.settings
     }
 
     /// The session in `slot`, unless its socket is gone.

@@ -66,6 +66,7 @@ impl Shard {
             Envelope::UserFrame { user, frame } => self.deliver_to_user(&user, &frame),
             Envelope::GlobalFrame { frame } => self.deliver_to_everyone(&frame),
             Envelope::Link(state) => self.link_changed(state),
+            Envelope::Reloaded(reloaded) => self.adopt(&reloaded),
             Envelope::Bans(_)
             | Envelope::ToRoom { .. }
             | Envelope::Ask { .. }

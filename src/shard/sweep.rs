@@ -1,4 +1,4 @@
-//! Time passes: deadlines of every connection, looked at in turn, and the end of the instance.
+//! Time passes: deadlines of every connection, looked at in turn.
 //!
 //! There are no timers. Each tick looks at a tenth of the connections, so each is seen once a second,
 //! and a deadline is kept within a second of what was set.
@@ -14,7 +14,6 @@ use crate::accept::http;
 use crate::accept::request::Refusal;
 use crate::codec::close::CloseCode;
 use crate::codec::frame;
-use crate::command::event;
 use crate::command::rejection::ErrorCode;
 use crate::identity::{ConnectionId, RoomId};
 use crate::limits;
@@ -33,9 +32,6 @@ const CLOSE_MS: u32 = 5000;
 /// Milliseconds after which a request to another thread is sent again.
 const ASK_AGAIN_MS: u32 = 2000;
 
-/// Milliseconds over which draining clients are told to spread their return.
-const RETURN_SPREAD_MS: u64 = 5000;
-
 /// What a client wants to know of a room.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Question {
@@ -52,17 +48,6 @@ pub(super) struct Asked {
     pub(super) asker: Asker,
     pub(super) question: Question,
     pub(super) since: u32,
-}
-
-/// How far a drain has come.
-#[derive(Debug)]
-pub(super) struct Drain {
-    /// Slots below this have been closed.
-    next: usize,
-    /// Connections to close per tick.
-    per_tick: usize,
-    /// When the first is closed: the announcement goes out alone.
-    from_ms: u64,
 }
 
 impl Shard {
@@ -116,7 +101,7 @@ impl Shard {
     }
 
     fn look_at_open(&mut self, slot: u32, now: Now) {
-        let settings = &self.instance.settings;
+        let settings = &self.settings;
         let silence = ms(settings.ping_interval);
         let patience = silence.saturating_add(ms(settings.pong_timeout));
         let (authentication, age) = (ms(settings.authentication_timeout), ms(settings.outbox_age));
@@ -241,40 +226,6 @@ impl Shard {
             if self.session_of(asked.asker.connection).is_some() {
                 let message = "the answer could not be had in time: ask again";
                 self.error(slot, ErrorCode::Unavailable, message, message_id, None);
-            }
-        }
-    }
-
-    /// The instance is going away: every client is told when to come back, each at another time.
-    pub fn handle_drain(&mut self, now: Now) {
-        let open = self.sessions.iter().flatten().filter(|session| session.phase == Phase::Open);
-        let open: Vec<_> = open.map(|session| session.id).collect();
-        for (place, id) in open.iter().enumerate() {
-            let delay = RETURN_SPREAD_MS * (place as u64 + 1) / open.len() as u64;
-            self.outboxes.push(id.slot, &event::server_draining(delay));
-        }
-        let ticks = (ms(self.settings().drain_timeout) as usize / 2 / TICK_MS as usize).clamp(1, 50);
-        let per_tick = self.sessions.len().div_ceil(ticks).max(100);
-        self.drain = Some(Drain { next: 0, per_tick, from_ms: now.since_start_ms + TICK_MS });
-    }
-
-    fn drain_some(&mut self, now: Now) {
-        let Some(drain) = &mut self.drain else { return };
-        if now.since_start_ms < drain.from_ms {
-            return;
-        }
-        let from = drain.next;
-        drain.next = (from + drain.per_tick).min(self.sessions.len());
-        for slot in from..drain.next {
-            let Some(session) = self.sessions[slot].as_ref() else { continue };
-            match session.phase {
-                Phase::Handshake => self.drop_connection(session.id, now),
-                _ => self.close(
-                    slot as u32,
-                    CloseCode::ServiceRestart,
-                    "the server is restarting: come back",
-                    now,
-                ),
             }
         }
     }

@@ -61,6 +61,9 @@ const READS_PER_TURN: usize = 4;
 /// Longest time that stopping takes; a Redis that does not answer must not hold up the exit.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
+/// What stopping needs while Redis answers.
+const LEAST_STOP: Duration = Duration::from_millis(500);
+
 /// What the uplink is connected to on the shards' side.
 pub struct Ports {
     /// The way to each shard.
@@ -130,7 +133,7 @@ pub fn start(
         batches_per_peer: BATCHES_PER_PEER,
     };
     let channels = Channels::new(&settings.prefix);
-    let publisher = Publisher::new(channels, (instance, origin), batching, stores, gate, cells)?;
+    let publisher = Publisher::new(channels, (instance, origin), batching, stores, gate, Arc::clone(&cells))?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let pair = Arc::new(Pair::default());
@@ -152,6 +155,7 @@ pub fn start(
         publisher,
         link: link(settings, instance, "publisher", now)?,
         publications,
+        cells: Arc::clone(&cells),
         pair,
         wanted: 0,
         pace: Pace::Idle,
@@ -217,9 +221,14 @@ impl UplinkHandle {
     /// Sends what still waits to be published, says goodbye, takes the instance out of Redis and ends
     /// the threads. Takes at most a few seconds, whatever Redis does.
     pub fn stop(self) {
+        self.stop_within(STOP_LIMIT);
+    }
+
+    /// As [`UplinkHandle::stop`], in about `limit` at most; a moment is taken in any case.
+    pub fn stop_within(self, limit: Duration) {
         self.stop.store(true, SeqCst);
         self.waker.wake();
-        if self.ended.recv_timeout(STOP_LIMIT) == Err(RecvTimeoutError::Timeout) {
+        if self.ended.recv_timeout(limit.clamp(LEAST_STOP, STOP_LIMIT)) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("the uplink did not stop in time: leaving it behind");
             return;
         }
@@ -363,6 +372,7 @@ struct PublisherThread<L> {
     publisher: Publisher,
     link: Link<Sent>,
     publications: Receiver<Publication>,
+    cells: Arc<UplinkCells>,
     pair: Arc<Pair>,
     /// The value of [`Pair::wanted`] that was seen last.
     wanted: u64,
@@ -516,7 +526,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
             self.publisher.flush(&mut self.link, now);
         }
         self.publisher.flush_answers();
-        if self.link.is_up() && self.heartbeat_at <= now {
+        if self.link.is_up() && (self.heartbeat_at <= now || self.cells.announce.swap(false, SeqCst)) {
             self.heartbeat_at = now + self.settings.heartbeat_interval;
             self.heartbeat(false);
         }

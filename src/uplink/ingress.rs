@@ -278,7 +278,7 @@ impl Ingress {
             _ => {}
         }
         self.registry.forget_silent(now);
-        self.cells.instances.set(self.registry.alive() as u64);
+        self.registry.tell(&self.cells);
         if self.is_unregistered() {
             return Ok(());
         }

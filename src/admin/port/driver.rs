@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwapOption;
 use crossbeam_channel::{Sender, bounded};
 
 use crate::accept::api::{self, Answer, Call};
@@ -37,7 +38,7 @@ pub struct AdminPort {
     /// Zero of its clock.
     pub started: Instant,
     /// Who tells tokens with `admin` from others.
-    pub verifier: Option<Arc<TokenVerifier>>,
+    pub verifier: Arc<ArcSwapOption<TokenVerifier>>,
     /// To the control thread.
     pub control: Sender<ControlMessage>,
     /// Wakes it.
@@ -78,7 +79,7 @@ impl AdminPort {
     }
 
     fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        let until = Instant::now() + self.instance.settings.handshake_timeout;
+        let until = Instant::now() + self.instance.live().handshake_timeout;
         stream.set_write_timeout(Some(ANSWER))?;
         let mut bytes = Vec::new();
         let (response, tag) = loop {
@@ -119,9 +120,9 @@ impl AdminPort {
     }
 
     fn permitted(&self, request: &request::Request<'_>) -> Result<Call, Answer> {
-        let settings = &self.instance.settings;
+        let settings = &*self.instance.live();
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        authorize(api::credential(request), settings, self.verifier.as_deref(), unix)?;
+        authorize(api::credential(request), settings, self.verifier.load().as_deref(), unix)?;
         api::parse(request, most_body_bytes(settings))
     }
 
