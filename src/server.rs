@@ -9,7 +9,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::accept::certificate::TlsAcceptor;
+use crate::accept::certificate::{CertificateError, TlsAcceptor};
 use crate::admin;
 use crate::admin::driver::ControlHandle;
 use crate::admin::port::driver::AdminPort;
@@ -130,7 +130,7 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     let wakers = queues.wakers.clone();
     let cpus = usable_cpus();
 
-    let authorizer = start_authorization(&instance, &mut queues, started);
+    let authorizer = start_authorization(&instance, &mut queues, started)?;
     let uplink = Uplink::start(&instance, &mut queues, started, &cpus)?;
     let control = ControlThread::start(&instance, &mut queues, started)?;
     control.open_port(&instance, verifier.as_ref(), started)?;
@@ -188,15 +188,17 @@ fn start_authorization(
     instance: &Instance,
     queues: &mut Queues,
     started: Instant,
-) -> Option<Sender<Question>> {
-    let (settings, cells) = instance.settings.authorization.as_ref().zip(instance.authorization.as_ref())?;
+) -> Result<Option<Sender<Question>>, CertificateError> {
+    let (Some(settings), Some(cells)) = (&instance.settings.authorization, &instance.authorization) else {
+        return Ok(None);
+    };
     let mut shards = Vec::new();
     for (waker, inboxes) in queues.wakers.iter().zip(&mut queues.inboxes) {
         let (answers, inbox) = bounded(limits::AUTHORIZE_QUEUE);
         shards.push((answers, waker.clone()));
         inboxes.push(inbox);
     }
-    Some(authorization::driver::start(settings, cells.clone(), shards, started))
+    authorization::driver::start(settings, cells.clone(), shards, started).map(Some)
 }
 
 /// Waits for the signal to stop; SIGHUP has the certificate read again.

@@ -43,6 +43,8 @@ pub struct RedisSettings {
     pub cleanup_interval: Duration,
     /// Silence after which an instance counts as gone.
     pub inactive_threshold: Duration,
+    /// Connections of one user to all instances together; 0 for no limit. As `MAX_CONNECTIONS_PER_USER`.
+    pub connections_per_user: u32,
 }
 
 impl RedisSettings {
@@ -66,6 +68,7 @@ impl RedisSettings {
             heartbeat_interval: Duration::ZERO,
             cleanup_interval: Duration::ZERO,
             inactive_threshold: Duration::ZERO,
+            connections_per_user: 0,
         }
     }
 

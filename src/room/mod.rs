@@ -7,3 +7,4 @@ pub mod presence;
 pub mod repetitions;
 pub mod route;
 pub mod users;
+pub mod weights;

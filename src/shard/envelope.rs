@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 use crate::accept::api::{Answer, Route};
 use crate::authorization::Verdict;
 use crate::ban::{Ban, Bans};
-use crate::identity::{ConnectionId, InstanceId, RoomId, ShardId, UserId};
+use crate::identity::{ConnectionId, InstanceId, RoomId, ShardId, SocketId, UserId};
 use crate::room::history::{NotRecovered, Position};
 pub use crate::room::presence::Member;
 use crate::room::route::RoomRoute;
@@ -136,8 +136,8 @@ pub enum Envelope {
     },
     /// A connection of the user has gone.
     Detach {
-        /// The shard it was on.
-        shard: ShardId,
+        /// The connection.
+        connection: ConnectionId,
         /// Its user.
         user: UserId,
     },
@@ -442,11 +442,18 @@ pub enum UplinkCommand {
         user: UserId,
         /// Who waits for it.
         connection: ConnectionId,
+        /// Its name, if the connections of the user are limited: one too many over all instances is answered with
+        /// [`Envelope::TooManyConnections`].
+        counted: Option<SocketId>,
     },
-    /// The user's last connection on this instance has gone: unsubscribe.
+    /// A connection of the user has gone.
     Detach {
         /// The user.
         user: UserId,
+        /// Its name, if it was counted.
+        counted: Option<SocketId>,
+        /// Whether it was the last one on this instance: unsubscribe.
+        last: bool,
     },
     /// Answer to [`LinkState::Restoring`]: a room with members, to be subscribed and registered.
     Restore {
@@ -464,8 +471,8 @@ pub enum UplinkCommand {
     },
     /// Answer to [`LinkState::Restoring`]: users with connections, to be subscribed.
     RestoreUsers {
-        /// The users.
-        users: Vec<UserId>,
+        /// The users, and their connections that are counted.
+        users: Vec<(UserId, Vec<SocketId>)>,
     },
     /// The shard has sent everything for [`LinkState::Restoring`].
     Restored {

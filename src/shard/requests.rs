@@ -227,7 +227,7 @@ impl Shard {
     fn detach(&mut self, id: ConnectionId, user: &UserId) {
         self.users.remove(user, id.slot);
         let to = home::of_user(user.as_str(), self.mesh.shards());
-        self.mesh.send(to, Envelope::Detach { shard: self.id, user: user.clone() });
+        self.mesh.send(to, Envelope::Detach { connection: id, user: user.clone() });
     }
 
     pub(super) fn join(

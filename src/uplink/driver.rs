@@ -113,7 +113,7 @@ pub fn start(
     );
     let history = HistoryCaller::new(&settings.prefix, origin, rules.clone());
     let reached =
-        preflight::check(settings, (&caller, &history), link(settings, instance, "preflight", now)?)?;
+        preflight::check(settings, instance, (&caller, &history), link(settings, instance, "preflight", now)?)?;
 
     let connector = Connector::new(settings)?;
     let Ports { shards, answers, commands, waker, publications, cells } = ports;

@@ -17,6 +17,7 @@ use super::link::{BACKOFF_LONGEST, Event, Link, LinkError, words};
 use super::presence::{self, Call, Caller, KEY_TTL, Registered};
 use super::registry::Registry;
 use super::script_queue::{Outgoing, ScriptQueue};
+use super::sessions::{self, SessionCaller};
 use crate::config::RedisSettings;
 use crate::identity::{ConnectionId, InstanceId, RoomId, UserId};
 use crate::metrics::UplinkCells;
@@ -24,6 +25,7 @@ use crate::room::history::NotRecovered;
 use crate::room::route::RoomRoute;
 use crate::shard::envelope::{Asker, Envelope, Join, Joined, LinkState, Member, ReadHistory, UplinkCommand};
 
+mod attaching;
 mod reading;
 
 /// Commands without an answer, above which no more are taken from the shards: their queue bounds the rest.
@@ -51,6 +53,8 @@ pub enum Expect {
     History(history::Call),
     /// A PING in front of a page.
     Page(Box<ReadHistory>),
+    /// A call of the script that counts the connections of users.
+    Sessions(sessions::Call),
 }
 
 /// The publisher's connection, as the ingress needs to know it.
@@ -97,6 +101,8 @@ pub struct Ingress {
     channels: Channels,
     caller: Caller,
     scripts: ScriptQueue<Call>,
+    sessions: SessionCaller,
+    session_scripts: ScriptQueue<sessions::Call>,
     history: HistoryCaller,
     history_scripts: ScriptQueue<history::Call>,
     delivery: Delivery,
@@ -141,6 +147,8 @@ impl Ingress {
             channels: Channels::new(prefix),
             caller: Caller::new(prefix, instance, origin, *heartbeat_interval, *inactive_threshold),
             scripts: ScriptQueue::default(),
+            sessions: SessionCaller::new(prefix, instance, settings.connections_per_user),
+            session_scripts: ScriptQueue::default(),
             delivery,
             registry: Registry::new(instance, *inactive_threshold),
             users: HashSet::new(),
@@ -171,7 +179,8 @@ impl Ingress {
 
     /// Whether commands may be taken from the shards now.
     pub fn takes_commands(&self) -> bool {
-        self.link.awaited() + self.scripts.waiting() + self.history_scripts.waiting() < AWAITED
+        let scripts = self.scripts.waiting() + self.session_scripts.waiting();
+        self.link.awaited() + scripts + self.history_scripts.waiting() < AWAITED
     }
 
     /// When [`Ingress::tick`] is due next.
@@ -215,6 +224,7 @@ impl Ingress {
     pub fn lost(&mut self, error: &LinkError, now: Instant) {
         let unanswered = self.link.lost(now);
         self.scripts.clear();
+        self.session_scripts.clear();
         self.history_lost(unanswered);
         self.delivery.remove_all_rooms();
         self.users.clear();
@@ -252,7 +262,7 @@ impl Ingress {
         match self.stage {
             Stage::Alone if publisher.up => {
                 self.publisher_losses = publisher.losses;
-                self.begin_restoring();
+                self.begin_restoring(now);
             }
             Stage::Restoring { .. } | Stage::Sweeping | Stage::Up
                 if publisher.losses != self.publisher_losses =>
@@ -277,6 +287,7 @@ impl Ingress {
         if self.timers.renew <= now {
             self.timers.renew = now + KEY_TTL / RENEWALS_PER_TTL;
             self.call(Call::Renew { cursor: "0".to_owned() }, now);
+            self.call_sessions(sessions::Call::Renew, now);
         }
         if self.timers.check <= now && self.delivery.is_following() {
             self.timers.check = now + CHECK_EVERY;
@@ -314,15 +325,10 @@ impl Ingress {
             }
             UplinkCommand::ReadHistory(request) => self.ask_page(request, now),
             UplinkCommand::ListMembers { room, asker } => self.call(Call::Members { room, asker }, now),
-            UplinkCommand::Attach { user, connection } => {
-                // Subscribing once more changes nothing, and its answer comes at the right moment.
-                self.subscribe(Channel::User(user.as_str()), Some(connection), now);
-                self.users.insert(user);
+            UplinkCommand::Attach { user, connection, counted } => {
+                self.attach(user, connection, counted, now);
             }
-            UplinkCommand::Detach { user } => {
-                self.unsubscribe(Channel::User(user.as_str()), now);
-                self.users.remove(&user);
-            }
+            UplinkCommand::Detach { user, counted, last } => self.detach(user, counted, last, now),
             UplinkCommand::Restore { room, route, members, newcomers, published } => {
                 self.subscribe_room(&room, route, now);
                 if self.delivery.following().covers(room.as_str()) {
@@ -334,13 +340,7 @@ impl Ingress {
                 }
                 self.restore(room, members, newcomers, now);
             }
-            UplinkCommand::RestoreUsers { users } => {
-                for user in users {
-                    if self.users.insert(user.clone()) {
-                        self.subscribe(Channel::User(user.as_str()), None, now);
-                    }
-                }
-            }
+            UplinkCommand::RestoreUsers { users } => self.restore_users(users, now),
             UplinkCommand::Restored { shard } => self.shard_restored(shard.0, now),
         }
     }
@@ -361,8 +361,9 @@ impl Ingress {
         self.call(Call::Restore { room, held, newcomers }, now);
     }
 
-    fn begin_restoring(&mut self) {
+    fn begin_restoring(&mut self, now: Instant) {
         self.stage = Stage::Restoring { restored: 0 };
+        self.reset_sessions(now);
         self.tell(LinkState::Restoring);
     }
 
@@ -432,6 +433,7 @@ impl Ingress {
                 self.send_reads(now);
             }
             Event::Reply(Expect::History(call), answer) => self.history_answer(call, answer, now)?,
+            Event::Reply(Expect::Sessions(call), answer) => self.sessions_answer(call, answer, now)?,
             Event::Reply(Expect::Page(request), answer) => {
                 answer.map_err(|error| refused("PING", &error))?;
                 self.page_due(request, now);
@@ -571,7 +573,7 @@ impl Ingress {
                         self.held = held;
                         // Leaves of members that Redis no longer knew were announced to nobody.
                         self.missed = true;
-                        self.begin_restoring();
+                        self.begin_restoring(now);
                     }
                     _ => {}
                 }
