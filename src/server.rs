@@ -22,6 +22,7 @@ use crate::instance::{Instance, Phase};
 use crate::limits;
 use crate::shard::driver::{Driver, Surroundings};
 use crate::shard::envelope::{ControlMessage, Envelope, LinkState, Publication, UplinkCommand};
+use crate::shard::history::recovery_bytes;
 use crate::shard::mesh::Mesh;
 use crate::shard::outlet::{Outlet, Waker};
 use crate::shard::{Shard, UplinkPort};
@@ -316,7 +317,7 @@ impl Uplink {
         let rules = HistoryRules {
             settings: instance.settings.history.clone(),
             // The other half is for what comes while the reply is being sent.
-            reply_bytes: instance.settings.outbox_bytes / 2,
+            reply_bytes: recovery_bytes(instance.settings.outbox_bytes),
         };
         let handle = uplink::driver::start(settings, rules, &instance.id, instance.boot, ports, load, cpu)?;
         Ok(Some(Self { handle, commands, publications, waker }))

@@ -101,7 +101,8 @@ fn tls(settings: &AuthorizationSettings) -> Result<TlsConfig, CertificateError> 
         return Ok(TlsConfig::default());
     }
     let authorities = authorities("AUTHORIZE_CA_FILE", settings.ca_file.as_deref())?;
-    let roots: Vec<_> = authorities.iter().map(|authority| Certificate::from_der(authority).to_owned()).collect();
+    let roots: Vec<_> =
+        authorities.iter().map(|authority| Certificate::from_der(authority).to_owned()).collect();
     Ok(TlsConfig::builder()
         .provider(TlsProvider::Rustls)
         .root_certs(RootCerts::new_with_certs(&roots))

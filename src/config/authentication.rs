@@ -68,7 +68,10 @@ impl AuthorizationSettings {
     /// One line that names the setting and what would be right.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.ca_file.is_some() && !self.url.starts_with(HTTPS) {
-            return Err("AUTHORIZE_CA_FILE is set without an https:// AUTHORIZE_URL: nothing would be encrypted".into());
+            return Err(
+                "AUTHORIZE_CA_FILE is set without an https:// AUTHORIZE_URL: nothing would be encrypted"
+                    .into(),
+            );
         }
         Ok(())
     }

@@ -149,6 +149,7 @@ impl Archive {
         now_ms: u64,
         encode: impl FnOnce(u64) -> Bytes,
     ) -> Appended {
+        let place = self.place(room, now_ms);
         let appended = self.open(room, now_ms, |kept, bounds| {
             if let Some((user, message_id)) = name
                 && let Some(offset) = kept.repetitions.find(user, message_id, now_ms)
@@ -163,15 +164,15 @@ impl Archive {
             }
             Appended::New(offset, frame)
         });
-        self.fit();
+        self.fit(place);
         appended
     }
 
-    /// While all rooms together have too much, the one that has most gives up its oldest: a room that floods pays
-    /// for itself, and a new one has its place.
-    fn fit(&mut self) {
+    /// While all rooms together have too much, one of those that have most gives up its oldest: a room that floods pays
+    /// for itself, and a new one has its place. `grown` is the one that something has just been added to.
+    fn fit(&mut self, grown: u32) {
         while self.bytes > self.most_bytes
-            && let Some(place) = self.weights.heaviest()
+            && let Some(place) = self.weights.heaviest(grown)
         {
             self.change(place, |kept, _| kept.forget_oldest());
         }
@@ -213,8 +214,12 @@ impl Archive {
     /// of which nothing is kept, those that are not in use are forgotten before their time.
     pub fn sweep(&mut self, now_ms: u64, in_use: impl Fn(&RoomId) -> bool) {
         let crowded = self.empty.saturating_sub(EMPTY_ROOMS);
-        let some = (self.kept.len() / SWEEPS_PER_ROUND).max(ROOMS_PER_SWEEP).max(crowded.min(10 * ROOMS_PER_SWEEP));
+        let some =
+            (self.kept.len() / SWEEPS_PER_ROUND).max(ROOMS_PER_SWEEP).max(crowded.min(10 * ROOMS_PER_SWEEP));
         for _ in 0..some.min(self.kept.len()) {
+            if self.kept.is_empty() {
+                return;
+            }
             self.hand = if self.hand + 1 < self.kept.len() { self.hand + 1 } else { 0 };
             let place = self.hand as u32;
             if self.kept[self.hand].is_none() {
@@ -340,9 +345,9 @@ mod tests {
     fn remembered_message_ids_count_and_are_forgotten_when_they_are_too_many() {
         let mut archive = Archive::new(BOUNDS, 50_000, 1);
         let mut send = |room_name: &str, id: usize| {
-            let name = Some(("u", id.to_string())).map(|(user, id)| (user, id));
-            let name = name.as_ref().map(|(user, id)| (*user, id.as_str()));
-            let appended = archive.append(&room(room_name), name, 0, |_| Bytes::from_static(b"x"));
+            let name = id.to_string();
+            let appended =
+                archive.append(&room(room_name), Some(("u", &name)), 0, |_| Bytes::from_static(b"x"));
             assert!(archive.bytes() <= 50_000);
             matches!(appended, Appended::Repeated(_))
         };

@@ -16,11 +16,12 @@ pub struct Weights {
     /// The numbers of the things of each class, but for class 0.
     classes: Vec<Vec<u32>>,
     places: Vec<Place>,
+    turn: usize,
 }
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { classes: vec![Vec::new(); CLASSES], places: Vec::new() }
+        Self { classes: vec![Vec::new(); CLASSES], places: Vec::new(), turn: 0 }
     }
 }
 
@@ -50,9 +51,13 @@ impl Weights {
         }
     }
 
-    /// One that no other weighs more than twice as much as; nothing when all weigh nothing.
-    pub fn heaviest(&self) -> Option<u32> {
-        self.classes.iter().rev().find_map(|class| class.last().copied())
+    /// One that no other weighs more than twice as much as, each of those in turn, and `spared` only when there is no
+    /// other; nothing when all weigh nothing.
+    pub fn heaviest(&mut self, spared: u32) -> Option<u32> {
+        let class = self.classes.iter().rev().find(|class| !class.is_empty())?;
+        self.turn = self.turn.wrapping_add(1);
+        let found = class[self.turn % class.len()];
+        Some(if found == spared { class[(self.turn + 1) % class.len()] } else { found })
     }
 }
 
@@ -65,15 +70,23 @@ mod tests {
     #[test]
     fn what_weighs_nothing_is_not_there() {
         let mut weights = Weights::default();
-        assert_eq!(weights.heaviest(), None);
+        assert_eq!(weights.heaviest(0), None);
         weights.set(3, 100);
         weights.set(7, usize::MAX);
-        assert_eq!(weights.heaviest(), Some(7));
+        assert_eq!(weights.heaviest(7), Some(7));
         weights.set(7, 1);
-        assert_eq!(weights.heaviest(), Some(3));
+        assert_eq!(weights.heaviest(7), Some(3));
         weights.set(3, 0);
         weights.set(7, 0);
-        assert_eq!(weights.heaviest(), None);
+        assert_eq!(weights.heaviest(0), None);
+    }
+
+    #[test]
+    fn those_of_one_weight_take_turns_and_one_is_spared() {
+        let mut weights = Weights::default();
+        (0..4).for_each(|number| weights.set(number, 100));
+        let found: Vec<_> = (0..8).filter_map(|_| weights.heaviest(2)).collect();
+        assert!([0, 1, 3].iter().all(|number| found.contains(number)) && !found.contains(&2), "{found:?}");
     }
 
     proptest! {
@@ -85,7 +98,7 @@ mod tests {
                 weights.set(number, weight);
                 known[number as usize] = weight;
                 let most = *known.iter().max().unwrap();
-                match weights.heaviest() {
+                match weights.heaviest(0) {
                     Some(found) => prop_assert!(2 * known[found as usize] > most),
                     None => prop_assert_eq!(most, 0),
                 }

@@ -10,7 +10,7 @@ mod connection;
 pub mod driver;
 pub mod envelope;
 mod expiry;
-mod history;
+pub mod history;
 pub mod home;
 pub mod mesh;
 pub mod outlet;
@@ -121,6 +121,8 @@ pub struct Shard {
     expiries: Expiries,
     drain: Option<Drain>,
     api: Api,
+    /// When a refused message may be logged again, in ms since the process started.
+    log_refusal_at: u64,
 }
 
 impl Shard {
@@ -163,6 +165,7 @@ impl Shard {
             expiries: Expiries::default(),
             drain: None,
             api: Api::default(),
+            log_refusal_at: 0,
         }
     }
 

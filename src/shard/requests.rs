@@ -21,6 +21,9 @@ use crate::room::history::Position;
 /// Messages in a row that were not valid, after which the client is taken for a broken one.
 const INVALID_MESSAGES: u8 = 10;
 
+/// Milliseconds between two log lines about rooms that cannot be: whoever sends such names must not fill the log.
+const REFUSAL_LOG_MS: u64 = 10_000;
+
 /// A request that fails: the code and the words of the error reply.
 pub(super) struct Refused(pub(super) ErrorCode, pub(super) &'static str, pub(super) Option<u64>);
 
@@ -80,6 +83,12 @@ impl Shard {
     }
 
     fn reject(&mut self, slot: u32, rejection: &Rejection<'_>, now: Now) {
+        let Some(session) = self.session(slot) else { return };
+        let id = session.id;
+        if rejection.code == ErrorCode::InvalidRoom && now.since_start_ms >= self.log_refusal_at {
+            self.log_refusal_at = now.since_start_ms + REFUSAL_LOG_MS;
+            tracing::warn!(socket = %self.socket_id(id), reason = &*rejection.message, "a client names no room");
+        }
         let Some(session) = self.session(slot) else { return };
         session.invalid = session.invalid.saturating_add(1);
         let hopeless = session.invalid >= INVALID_MESSAGES;

@@ -279,7 +279,7 @@ impl Shard {
             recovery: joining.since.map(|_| recovery),
             message_id: joining.message_id.as_deref(),
         });
-        self.outboxes.push(id.slot, &reply);
+        self.outboxes.push_replay(id.slot, &reply);
         if let Some(number) = joining.resume {
             self.resumed_room(id, number, room);
         }
@@ -303,7 +303,7 @@ impl Shard {
                 listed(members),
                 asker.message_id.as_deref(),
             );
-            self.outboxes.push(id.slot, &reply);
+            self.outboxes.push_replay(id.slot, &reply);
         }
     }
 

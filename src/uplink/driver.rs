@@ -112,8 +112,12 @@ pub fn start(
         settings.inactive_threshold,
     );
     let history = HistoryCaller::new(&settings.prefix, origin, rules.clone());
-    let reached =
-        preflight::check(settings, instance, (&caller, &history), link(settings, instance, "preflight", now)?)?;
+    let reached = preflight::check(
+        settings,
+        instance,
+        (&caller, &history),
+        link(settings, instance, "preflight", now)?,
+    )?;
 
     let connector = Connector::new(settings)?;
     let Ports { shards, answers, commands, waker, publications, cells } = ports;

@@ -9,6 +9,7 @@ mod harness;
 
 mod arena;
 mod closing;
+mod crowds;
 mod exhaustion;
 mod flood;
 mod frames;

@@ -97,11 +97,7 @@ fn presence_reaches_the_instance_that_caused_it() {
 fn users_and_everyone_are_reached() {
     let redis = Redis::start();
     let (a, b) = (Instance::up("a", &settings(redis.port)), Instance::up("b", &settings(redis.port)));
-    b.command(UplinkCommand::Attach {
-        user: user("carol:1"),
-        connection: connection(),
-        counted: None,
-    });
+    b.command(UplinkCommand::Attach { user: user("carol:1"), connection: connection(), counted: None });
     assert!(matches!(b.next(0), Envelope::Attached { connection: c } if c == connection()));
     a.publish(Target::User(user("carol:1")), "{\"to\":\"carol\"}");
     let home = tableforge::shard::home::of_user("carol:1", 2);

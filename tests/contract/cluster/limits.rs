@@ -52,12 +52,16 @@ fn a_race_on_two_instances_admits_exactly_as_many_as_may_be() {
         assert_eq!(open.len(), 5, "of 16 at once");
         assert!(!admits(&servers[0], &user) && !admits(&servers[1], &user));
         drop(open.pop());
-        let another = eventually("the place is free on the other instance", || admitted(&servers[round % 2], &user));
+        let another =
+            eventually("the place is free on the other instance", || admitted(&servers[round % 2], &user));
         assert!(!admits(&servers[0], &user) && !admits(&servers[1], &user));
         drop((open, another));
     }
     eventually("nobody is counted any more", || {
-        ["a", "b"].iter().all(|id| redis.command::<i64>(&["HLEN", &format!("tableforge:sessions:{id}")]) == 0).then_some(())
+        ["a", "b"]
+            .iter()
+            .all(|id| redis.command::<i64>(&["HLEN", &format!("tableforge:sessions:{id}")]) == 0)
+            .then_some(())
     });
 }
 
@@ -85,9 +89,7 @@ fn without_redis_each_instance_counts_its_own_and_later_all_together_again() {
     assert!(!admits(&a, "ann") && !admits(&b, "ann"));
     redis.kill();
     for server in [&a, &b] {
-        eventually("it is on its own", || {
-            (server.get_json("/health")["status"] == "degraded").then_some(())
-        });
+        eventually("it is on its own", || (server.get_json("/health")["status"] == "degraded").then_some(()));
         open.push(admitted(server, "ann").expect("this instance has but one"));
         assert!(!admits(server, "ann"));
     }
