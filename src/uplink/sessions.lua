@@ -13,7 +13,10 @@ local own = sessions_of(instance)
 local function is_linked(name) return redis.call('PUBLISH', prefix .. 'alive:' .. name, '') > 0 end
 
 -- Nobody is kept out, and no link is lost, because Redis has no memory for the count.
-local function write(user, list) return not redis.pcall('HSET', own, user, list).err end
+local function write(user, list)
+  local answer = redis.pcall('HSET', own, user, list)
+  return type(answer) == 'number'
+end
 
 local operations = {}
 

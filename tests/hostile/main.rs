@@ -9,7 +9,6 @@ mod harness;
 
 mod arena;
 mod closing;
-mod crowds;
 mod exhaustion;
 mod flood;
 mod frames;

@@ -1,7 +1,19 @@
 //! Very many at once: a cluster's clients dropped together, a room of thousands, shards that flood each other.
+//!
+//! A test binary of its own, because it needs most of the descriptors that a process may have; one test at a time.
+
+#[path = "../contract/harness/mod.rs"]
+#[macro_use]
+#[allow(dead_code, unused_macros, reason = "the harness has more than these tests need")]
+mod harness;
+
+#[path = "../hostile/arena.rs"]
+#[allow(dead_code, reason = "the arena has more than these tests need")]
+mod arena;
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +25,14 @@ use crate::harness::eventually;
 use crate::harness::raw::{FIN, RawSocket, TEXT, UPGRADE, frame};
 use crate::harness::redis::RedisServer;
 use crate::harness::server::Server;
+
+/// Held by the test that runs.
+static ALONE: Mutex<()> = Mutex::new(());
+
+#[must_use]
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A masked text frame.
 fn text(message: &Value) -> Vec<u8> {
@@ -65,6 +85,7 @@ fn all_come_in(
 fn ten_thousand_dropped_at_once_are_all_back_and_have_missed_nothing() {
     const CLIENTS: usize = 10_000;
     const ROOMS: usize = 20;
+    let _alone = alone();
     allow_descriptors(CLIENTS as u64 + 200);
     let redis = RedisServer::start();
     let settings = [("HISTORY_ROOMS", "h*"), ("ACCEPT_RATE", "3000"), ("SHARDS", "2")];
@@ -111,6 +132,7 @@ fn ten_thousand_dropped_at_once_are_all_back_and_have_missed_nothing() {
 #[test]
 fn a_room_of_eighteen_thousand_works() {
     const MEMBERS: usize = 18_000;
+    let _alone = alone();
     allow_descriptors(MEMBERS as u64 + 200);
     let mut arena = Arena::start(&[("SHARDS", "2")]);
     let (crowd, _) = all_come_in(arena.port(), MEMBERS, |_| json!({"type": "join_room", "roomId": "huge"}));
@@ -134,6 +156,7 @@ fn a_room_of_eighteen_thousand_works() {
 
 #[test]
 fn shards_that_flood_each_other_do_not_wait_for_each_other() {
+    let _alone = alone();
     // Nobody is closed for what waits: what is too much is dropped between the shards, and told.
     let settings = [("SHARDS", "4"), ("OUTBOX_BYTES", "268435456"), ("OUTBOX_AGE", "600000")];
     let mut arena = Arena::start(&settings);
