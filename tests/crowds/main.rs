@@ -26,6 +26,9 @@ use crate::harness::raw::{FIN, RawSocket, TEXT, UPGRADE, frame};
 use crate::harness::redis::RedisServer;
 use crate::harness::server::Server;
 
+/// Milliseconds in which no test looks at each of its clients: they need not answer pings.
+const PATIENT: &str = "600000";
+
 /// Held by the test that runs.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -54,7 +57,8 @@ fn all_come_in(
     join: impl Fn(usize) -> Value,
 ) -> (Vec<(usize, RawSocket, Value)>, usize) {
     let (mut inside, mut outside, mut refused) = (Vec::new(), (0..count).collect::<Vec<_>>(), 0);
-    while !outside.is_empty() {
+    for round in 0.. {
+        assert!(round < 60, "{} are still outside", outside.len());
         let mut sockets: Vec<_> = outside
             .drain(..)
             .map(|number| {
@@ -76,7 +80,10 @@ fn all_come_in(
             }
         }
         refused += outside.len();
-        thread::sleep(Duration::from_secs(u64::from(!outside.is_empty())));
+        if outside.is_empty() {
+            break;
+        }
+        thread::sleep(Duration::from_secs(1));
     }
     (inside, refused)
 }
@@ -88,7 +95,8 @@ fn ten_thousand_dropped_at_once_are_all_back_and_have_missed_nothing() {
     let _alone = alone();
     allow_descriptors(CLIENTS as u64 + 200);
     let redis = RedisServer::start();
-    let settings = [("HISTORY_ROOMS", "h*"), ("ACCEPT_RATE", "3000"), ("SHARDS", "2")];
+    let settings =
+        [("HISTORY_ROOMS", "h*"), ("ACCEPT_RATE", "3000"), ("SHARDS", "2"), ("PING_INTERVAL", PATIENT)];
     let server = Server::in_cluster(&redis, "a", &settings);
     let pair = [Client::connect(&server), Client::connect(&server)];
     let mut arena = Arena::around(server, pair);
@@ -107,6 +115,11 @@ fn ten_thousand_dropped_at_once_are_all_back_and_have_missed_nothing() {
             assert_eq!(speaker.request(message)["type"], "message_ack");
         }
     }
+    eventually("all that were dropped have gone", || {
+        (arena.server.metric("tableforge_websocket_connections_total") == Some(3.0)).then_some(())
+    });
+    // Nobody is left in the rooms: what was said there is in Redis alone.
+    (0..ROOMS).for_each(|room| speaker.leave(&format!("h{room}")));
     let before = calls(&redis, "xrevrange");
     let (crowd, refused) = all_come_in(arena.port(), CLIENTS, |number| {
         let since = json!({"epoch": epochs[number % ROOMS], "offset": 0});
@@ -134,7 +147,7 @@ fn a_room_of_eighteen_thousand_works() {
     const MEMBERS: usize = 18_000;
     let _alone = alone();
     allow_descriptors(MEMBERS as u64 + 200);
-    let mut arena = Arena::start(&[("SHARDS", "2")]);
+    let mut arena = Arena::start(&[("SHARDS", "2"), ("PING_INTERVAL", PATIENT)]);
     let (crowd, _) = all_come_in(arena.port(), MEMBERS, |_| json!({"type": "join_room", "roomId": "huge"}));
     let mut speaker = Client::connect(&arena.server);
     let joined = speaker.join_with(json!({"type": "join_room", "roomId": "huge", "members": true}));
@@ -158,7 +171,8 @@ fn a_room_of_eighteen_thousand_works() {
 fn shards_that_flood_each_other_do_not_wait_for_each_other() {
     let _alone = alone();
     // Nobody is closed for what waits: what is too much is dropped between the shards, and told.
-    let settings = [("SHARDS", "4"), ("OUTBOX_BYTES", "268435456"), ("OUTBOX_AGE", "600000")];
+    let settings =
+        [("SHARDS", "4"), ("OUTBOX_BYTES", "268435456"), ("OUTBOX_AGE", PATIENT), ("PING_INTERVAL", PATIENT)];
     let mut arena = Arena::start(&settings);
     const MEMBERS: usize = 24;
     const MESSAGES: usize = 4_000;

@@ -1,11 +1,13 @@
-//! Connections of users: their users' channels, and how many each user has over all instances.
+//! Subscriptions to channels; connections of users, and how many each user has over all instances.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use redis::{ServerError, Value, cmd};
 
 use super::{Expect, Ingress};
-use crate::identity::{ConnectionId, SocketId, UserId};
+use crate::identity::{ConnectionId, RoomId, SocketId, UserId};
+use crate::room::route::RoomRoute;
 use crate::shard::envelope::Envelope;
 use crate::uplink::channel::Channel;
 use crate::uplink::link::{LinkError, PASSING};
@@ -13,6 +15,20 @@ use crate::uplink::script_queue::Outgoing;
 use crate::uplink::sessions::{Call, UserSessions};
 
 impl Ingress {
+    pub(super) fn subscribe_room(&mut self, room: &RoomId, route: Arc<RoomRoute>, now: Instant) {
+        if self.delivery.add_room(room, route) {
+            self.subscribe(Channel::Room(room.as_str()), None, now);
+        }
+    }
+
+    pub(super) fn subscribe(&mut self, channel: Channel<'_>, waits: Option<ConnectionId>, now: Instant) {
+        self.link.send(cmd("SUBSCRIBE").arg(self.channels.name(channel)), Expect::Subscribe(waits), now);
+    }
+
+    pub(super) fn unsubscribe(&mut self, channel: Channel<'_>, now: Instant) {
+        self.link.send(cmd("UNSUBSCRIBE").arg(self.channels.name(channel)), Expect::Nothing, now);
+    }
+
     /// A connection of the user is answered once it can be reached and is known not to be one too many.
     pub(super) fn attach(
         &mut self,
