@@ -86,6 +86,10 @@ pub const REPETITION_MS: u64 = 5 * 60 * 1000;
 /// Message ids that are remembered per room: 200 messages per second for those five minutes, some 10 MB at most.
 pub const REPETITIONS: usize = 60_000;
 
+/// Rooms without a kept message, and so without anything but a position, that one shard remembers although nobody is in
+/// them: some MB. Anyone may ask for the history of rooms with names that nobody else uses.
+pub const EMPTY_ROOMS: usize = 10_000;
+
 /// Rooms in one `resume`: more than a connection may be in by default, and what one reply can list.
 pub const RESUME_ROOMS: usize = 1024;
 

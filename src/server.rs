@@ -9,7 +9,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::accept::certificate::TlsAcceptor;
+use crate::accept::certificate::{CertificateError, TlsAcceptor};
 use crate::admin;
 use crate::admin::driver::ControlHandle;
 use crate::admin::port::driver::AdminPort;
@@ -21,6 +21,7 @@ use crate::limits;
 use crate::reload::{Keys, Origin, Reloader};
 use crate::shard::driver::{Driver, Surroundings};
 use crate::shard::envelope::{ControlMessage, Envelope, LinkState, Publication, UplinkCommand};
+use crate::shard::history::recovery_bytes;
 use crate::shard::mesh::Mesh;
 use crate::shard::outlet::{Outlet, Waker};
 use crate::shard::{Shard, UplinkPort};
@@ -129,7 +130,7 @@ pub fn run(settings: Settings, origin: Origin) -> Result<(), Box<dyn std::error:
     let wakers = queues.wakers.clone();
     let cpus = usable_cpus();
 
-    let authorizer = start_authorization(&instance, &mut queues, started);
+    let authorizer = start_authorization(&instance, &mut queues, started)?;
     let uplink = Uplink::start(&instance, &mut queues, started, &cpus)?;
     let control = ControlThread::start(&instance, &mut queues, started)?;
     control.open_port(&instance, &keys, started)?;
@@ -201,15 +202,17 @@ fn start_authorization(
     instance: &Instance,
     queues: &mut Queues,
     started: Instant,
-) -> Option<Sender<Question>> {
-    let (settings, cells) = instance.settings.authorization.as_ref().zip(instance.authorization.as_ref())?;
+) -> Result<Option<Sender<Question>>, CertificateError> {
+    let (Some(settings), Some(cells)) = (&instance.settings.authorization, &instance.authorization) else {
+        return Ok(None);
+    };
     let mut shards = Vec::new();
     for (waker, inboxes) in queues.wakers.iter().zip(&mut queues.inboxes) {
         let (answers, inbox) = bounded(limits::AUTHORIZE_QUEUE);
         shards.push((answers, waker.clone()));
         inboxes.push(inbox);
     }
-    Some(authorization::driver::start(settings, cells.clone(), shards, started))
+    authorization::driver::start(settings, cells.clone(), shards, started).map(Some)
 }
 
 /// The ways on which shards hear that settings were read again.
@@ -329,7 +332,7 @@ impl Uplink {
         let rules = HistoryRules {
             settings: instance.settings.history.clone(),
             // The other half is for what comes while the reply is being sent.
-            reply_bytes: instance.settings.outbox_bytes / 2,
+            reply_bytes: recovery_bytes(instance.settings.outbox_bytes),
         };
         let handle = uplink::driver::start(settings, rules, &instance.id, instance.boot, ports, load, cpu)?;
         Ok(Some(Self { handle, commands, publications, waker }))

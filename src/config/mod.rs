@@ -341,6 +341,7 @@ impl Draft {
             ));
         }
         authentication::check(&settings).map_err(SettingError::Together)?;
+        authorization.check().map_err(SettingError::Together)?;
         if settings.outbox_bytes < 2 * settings.max_message_bytes {
             return wrong(format!(
                 "OUTBOX_BYTES: {} is too little for messages of {} bytes (MAX_MESSAGE_BYTES); allowed: {} or more",
@@ -373,6 +374,7 @@ impl Draft {
                 ));
             }
         }
+        redis.connections_per_user = settings.limits.max_connections_per_user;
         settings.redis = (!redis.host.is_empty()).then_some(redis);
         settings.authorization = (!authorization.url.is_empty()).then_some(authorization);
         Ok(settings)

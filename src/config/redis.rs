@@ -45,6 +45,8 @@ pub struct RedisSettings {
     pub cleanup_interval: Duration,
     /// Time within which the members of an instance that died have left.
     pub inactive_threshold: Duration,
+    /// Connections of one user to all instances together; 0 for no limit. As `MAX_CONNECTIONS_PER_USER`.
+    pub connections_per_user: u32,
 }
 
 /// Looks for silent instances within the inactivity threshold, at least.
@@ -83,6 +85,7 @@ impl RedisSettings {
             heartbeat_interval: Duration::ZERO,
             cleanup_interval: Duration::ZERO,
             inactive_threshold: Duration::ZERO,
+            connections_per_user: 0,
         }
     }
 

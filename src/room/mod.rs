@@ -8,3 +8,4 @@ pub mod repetitions;
 pub mod route;
 pub mod traffic;
 pub mod users;
+pub mod weights;

@@ -17,7 +17,7 @@ use crate::command::decode::{self, Command};
 use crate::command::display_name;
 use crate::command::rejection::{ErrorCode, Rejection};
 use crate::command::rules::Kind;
-use crate::identity::{ConnectionId, UserId};
+use crate::identity::{ConnectionId, SocketId, UserId};
 use crate::instance::Phase as InstancePhase;
 use crate::metrics::kinds::Limit;
 use crate::permission::RoomRight;
@@ -27,6 +27,9 @@ use crate::steering::Steering;
 
 /// Messages in a row over a rate, after which the client is closed.
 const LIMITED_MESSAGES: u16 = 1000;
+
+/// How the user ids of connections without a token begin; their socket id follows.
+pub(super) const GUEST: &str = "guest-";
 
 const UNAVAILABLE: &str = "503 Service Unavailable";
 
@@ -65,28 +68,33 @@ impl Shard {
         }
     }
 
-    /// Takes the header of the PROXY protocol off `head` if one is due; false while the request cannot be read.
-    pub(super) fn read_preface(&mut self, slot: u32, head: &mut Vec<u8>, now: Now) -> bool {
-        let Some(session) = self.session(slot) else { return false };
-        let unsettled = session.unsettled();
-        if !unsettled.prefaced {
-            return true;
-        }
-        match proxy::parse(head) {
-            Preface::Incomplete => {
-                unsettled.early = std::mem::take(head);
-                false
-            }
+    /// Whether a trusted proxy has yet to say for whom it speaks. Its header comes in front of everything else, also of
+    /// TLS.
+    pub(super) fn is_prefaced(&mut self, slot: u32) -> bool {
+        self.settings().limits.proxy_protocol
+            && self.session(slot).is_some_and(|session| {
+                session.phase == Phase::Handshake
+                    && session.unsettled.as_ref().is_some_and(|unsettled| unsettled.prefaced)
+            })
+    }
+
+    /// Takes bytes of the header of the PROXY protocol; what follows it, if anything does.
+    pub(super) fn read_preface(&mut self, slot: u32, bytes: &[u8], now: Now) -> Option<Vec<u8>> {
+        let unsettled = self.session(slot)?.unsettled();
+        unsettled.early.extend_from_slice(bytes);
+        match proxy::parse(&unsettled.early) {
+            Preface::Incomplete => None,
             Preface::Complete { client, length } => {
                 unsettled.prefaced = false;
                 unsettled.peer = client.or(unsettled.peer);
-                head.drain(..length);
-                true
+                let mut header = std::mem::take(&mut unsettled.early);
+                let rest = header.split_off(length);
+                (!rest.is_empty()).then_some(rest)
             }
             Preface::Invalid => {
                 let reason = "a trusted proxy begins with a header of the PROXY protocol, version 2";
                 self.answer(slot, http::refuse(&Refusal::new("400 Bad Request", reason)), now);
-                false
+                None
             }
         }
     }
@@ -144,15 +152,32 @@ impl Shard {
         }
     }
 
-    /// As the home of the user: whether the connection that was just counted is one too many. It counts until its
-    /// shard has closed it.
+    /// As the home of the user: whether the connection that was just counted is one too many on this instance alone. It
+    /// counts until its shard has closed it. Whether it is one too many over all instances the uplink finds out.
     pub(super) fn refuses_another(&mut self, connection: ConnectionId, user: &UserId) -> bool {
         let most = self.settings().limits.max_connections_per_user;
-        let refused = most > 0 && self.user_homes.connections(user.as_str()) > most;
+        let refused = most > 0 && self.user_homes.connections(user.as_str()).len() > most as usize;
         if refused {
             self.mesh.send(connection.shard, Envelope::TooManyConnections { connection });
         }
         refused
+    }
+
+    /// How the uplink counts the connection among those that its user has on all instances. Guests need no counting:
+    /// each is named after its only connection.
+    pub(super) fn counted_session(&self, connection: ConnectionId, user: &UserId) -> Option<SocketId> {
+        let socket = self.socket_id(connection);
+        let limited = self.settings().limits.max_connections_per_user > 0;
+        let is_guest = user.as_str().strip_prefix(GUEST) == Some(socket.text().as_str());
+        (limited && !is_guest).then_some(socket)
+    }
+
+    /// The users that this shard is home to, with their connections as [`Shard::counted_session`] names them.
+    pub(super) fn counted_users(&self) -> Vec<(UserId, Vec<SocketId>)> {
+        let counted = |user: &UserId, connections: &[ConnectionId]| {
+            connections.iter().filter_map(|connection| self.counted_session(*connection, user)).collect()
+        };
+        self.user_homes.iter().map(|(user, some)| (user.clone(), counted(user, some))).collect()
     }
 
     pub(super) fn close_excess(&mut self, connection: ConnectionId, now: Now) {

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use super::admission::GUEST;
 use super::envelope::Envelope;
 use super::session::{Allowance, Phase, Session};
 use super::{Action, Now, Shard, home, key};
@@ -143,9 +144,6 @@ impl Shard {
         let Some(session) = self.session(slot) else { return };
         let mut head = std::mem::take(&mut session.unsettled().early);
         head.extend_from_slice(bytes);
-        if !self.read_preface(slot, &mut head, now) {
-            return;
-        }
         match request::parse(&head) {
             Head::Incomplete => {
                 if let Some(session) = self.session(slot) {
@@ -238,7 +236,7 @@ impl Shard {
 
     /// An anonymous user is named after its connection, which is unique.
     fn anonymous(&self, id: ConnectionId) -> Identity {
-        let name = format!("guest-{}", self.socket_id(id));
+        let name = format!("{GUEST}{}", self.socket_id(id));
         let user = UserId::parse(&name).expect("a socket id is far shorter than a user id may be");
         let identity = Identity::anonymous(user, self.settings().default_room_permissions);
         if self.authorizer.is_some() { identity.asking() } else { identity }
@@ -458,6 +456,6 @@ impl Shard {
         }
         self.users.remove(&identity.user, id.slot);
         let to = home::of_user(identity.user.as_str(), self.mesh.shards());
-        self.mesh.send(to, Envelope::Detach { shard: self.id, user: identity.user });
+        self.mesh.send(to, Envelope::Detach { connection: id, user: identity.user });
     }
 }

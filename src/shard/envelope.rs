@@ -11,7 +11,7 @@ use crate::authorization::Verdict;
 use crate::ban::{Ban, Bans};
 use crate::command::authorize::TokenVerifier;
 use crate::config::Settings;
-use crate::identity::{ConnectionId, InstanceId, RoomId, ShardId, UserId};
+use crate::identity::{ConnectionId, InstanceId, RoomId, ShardId, SocketId, UserId};
 use crate::room::history::{NotRecovered, Position};
 pub use crate::room::presence::Member;
 use crate::room::route::RoomRoute;
@@ -155,8 +155,8 @@ pub enum Envelope {
     },
     /// A connection of the user has gone.
     Detach {
-        /// The shard it was on.
-        shard: ShardId,
+        /// The connection.
+        connection: ConnectionId,
         /// Its user.
         user: UserId,
     },
@@ -467,11 +467,18 @@ pub enum UplinkCommand {
         user: UserId,
         /// Who waits for it.
         connection: ConnectionId,
+        /// Its name, if the connections of the user are limited: one too many over all instances is answered with
+        /// [`Envelope::TooManyConnections`].
+        counted: Option<SocketId>,
     },
-    /// The user's last connection on this instance has gone: unsubscribe.
+    /// A connection of the user has gone.
     Detach {
         /// The user.
         user: UserId,
+        /// Its name, if it was counted.
+        counted: Option<SocketId>,
+        /// Whether it was the last one on this instance: unsubscribe.
+        last: bool,
     },
     /// Answer to [`LinkState::Restoring`]: a room with members, to be subscribed and registered.
     Restore {
@@ -488,8 +495,8 @@ pub enum UplinkCommand {
     },
     /// Answer to [`LinkState::Restoring`]: users with connections, to be subscribed.
     RestoreUsers {
-        /// The users.
-        users: Vec<UserId>,
+        /// The users, and their connections that are counted.
+        users: Vec<(UserId, Vec<SocketId>)>,
     },
     /// Answer to [`LinkState::Restoring`]: rooms in which this shard has published while the link was down. The other
     /// instances' members are told to resync.

@@ -19,8 +19,17 @@ use crate::room::archive::Appended;
 use crate::room::history::{Epoch, NotRecovered, Position};
 use crate::trace::OpenSpan;
 
-/// Part of an outbox that the messages missed since a reconnect may fill: the rest is for what comes meanwhile.
-const RECOVERY_SHARE: usize = 2;
+/// How many outboxes may be filled with the messages missed since a reconnect: whoever was closed because a full one
+/// waited has missed that, and what came since.
+const RECOVERY_OUTBOXES: usize = 2;
+
+/// Part of an outbox that a page of history may fill: the rest is for what comes meanwhile.
+const PAGE_SHARE: usize = 2;
+
+/// Bytes of messages in the reply to one join at most, where outboxes hold `outbox_bytes`.
+pub fn recovery_bytes(outbox_bytes: usize) -> usize {
+    RECOVERY_OUTBOXES * outbox_bytes
+}
 
 /// Milliseconds, beyond the time that Redis may take, after which an ack is given up: it comes within a turn of the
 /// room's home or a flush of the uplink, or not at all.
@@ -225,13 +234,17 @@ impl Shard {
     }
 
     fn recovery_bytes(&self) -> usize {
-        self.settings().outbox_bytes / RECOVERY_SHARE
+        recovery_bytes(self.settings().outbox_bytes)
     }
 
-    /// Bytes of past messages that one reply may have now: a client that reads is not closed for what it is given to
-    /// catch up.
+    /// Bytes of past messages that the reply to a join may have now.
     fn replay_bytes(&self, slot: u32) -> usize {
         self.recovery_bytes().saturating_sub(self.outboxes.bytes(slot))
+    }
+
+    /// Bytes that a page may have now: a client that reads is not closed for what it is given.
+    fn page_bytes(&self, slot: u32) -> usize {
+        (self.settings().outbox_bytes / PAGE_SHARE).saturating_sub(self.outboxes.bytes(slot))
     }
 
     /// What was missed, unless it is more than the connection can take now.
@@ -296,7 +309,7 @@ impl Shard {
             let message = "the history cannot be read now: try again";
             return self.error(slot, ErrorCode::Unavailable, message, message_id, Some(1000));
         };
-        let most = self.replay_bytes(slot);
+        let most = self.page_bytes(slot);
         let mut bytes = 0;
         // What does not fit into one reply is for the next page.
         let fitting = page.frames.iter().take_while(|frame| {

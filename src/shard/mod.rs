@@ -12,7 +12,7 @@ mod drain;
 pub mod driver;
 pub mod envelope;
 mod expiry;
-mod history;
+pub mod history;
 pub mod home;
 pub mod mesh;
 pub mod outlet;
@@ -146,6 +146,8 @@ pub struct Shard {
     api: Api,
     correlations: Correlations,
     traffic: Traffic,
+    /// When a refused message may be logged again, in ms since the process started.
+    log_refusal_at: u64,
 }
 
 impl Shard {
@@ -191,6 +193,7 @@ impl Shard {
             api: Api::default(),
             correlations: Correlations::default(),
             traffic: Traffic::default(),
+            log_refusal_at: 0,
         }
     }
 

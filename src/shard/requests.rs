@@ -24,6 +24,9 @@ use crate::trace::SpanKind;
 /// Messages in a row that were not valid, after which the client is taken for a broken one.
 const INVALID_MESSAGES: u8 = 10;
 
+/// Milliseconds between two log lines about rooms that cannot be: whoever sends such names must not fill the log.
+const REFUSAL_LOG_MS: u64 = 10_000;
+
 /// A request that fails: the code and the words of the error reply.
 pub(super) struct Refused(pub(super) ErrorCode, pub(super) &'static str, pub(super) Option<u64>);
 
@@ -86,6 +89,12 @@ impl Shard {
     }
 
     fn reject(&mut self, slot: u32, rejection: &Rejection<'_>, now: Now) {
+        let Some(session) = self.session(slot) else { return };
+        let id = session.id;
+        if rejection.code == ErrorCode::InvalidRoom && now.since_start_ms >= self.log_refusal_at {
+            self.log_refusal_at = now.since_start_ms + REFUSAL_LOG_MS;
+            tracing::warn!(socket = %self.socket_id(id), reason = &*rejection.message, "a client names no room");
+        }
         let Some(session) = self.session(slot) else { return };
         session.invalid = session.invalid.saturating_add(1);
         let hopeless = session.invalid >= INVALID_MESSAGES;
@@ -238,7 +247,7 @@ impl Shard {
     fn detach(&mut self, id: ConnectionId, user: &UserId) {
         self.users.remove(user, id.slot);
         let to = home::of_user(user.as_str(), self.mesh.shards());
-        self.mesh.send(to, Envelope::Detach { shard: self.id, user: user.clone() });
+        self.mesh.send(to, Envelope::Detach { connection: id, user: user.clone() });
     }
 
     pub(super) fn join(

@@ -9,9 +9,10 @@ use super::{Now, Shard};
 use crate::codec::forms::Forms;
 use crate::command::decode;
 use crate::command::event::{self, ClusterStatus};
-use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
+use crate::identity::{ConnectionId, RoomId, UserId};
 use crate::room::fanout::{SliceMember, fan_out};
 use crate::room::history::Position;
+use crate::room::users::Detached;
 
 /// Members as the lists that clients get hold them.
 fn listed(members: &[Member]) -> impl ExactSizeIterator<Item = event::Member<'_>> {
@@ -61,7 +62,7 @@ impl Shard {
             Envelope::ReadHistory(request) => self.home_read(request, now),
             Envelope::History { room, asker, page } => self.history_read(&room, &asker, page),
             Envelope::Attach { connection, user } => self.home_attach(connection, &user),
-            Envelope::Detach { shard, user } => self.home_detach(shard, &user),
+            Envelope::Detach { connection, user } => self.home_detach(connection, &user),
             Envelope::ToUser { user, frame } => self.home_to_user(&user, &frame),
             Envelope::UserFrame { user, frame } => self.deliver_to_user(&user, &frame),
             Envelope::GlobalFrame { frame } => self.deliver_to_everyone(&frame),
@@ -148,24 +149,28 @@ impl Shard {
     }
 
     fn home_attach(&mut self, connection: ConnectionId, user: &UserId) {
-        self.user_homes.attach(user, connection.shard);
+        self.user_homes.attach(user, connection);
         if self.refuses_another(connection, user) {
             return;
         }
         let linked = self.is_linked();
+        let counted = self.counted_session(connection, user);
         match &mut self.uplink {
             Some(uplink) if linked => {
-                uplink.commands.send(UplinkCommand::Attach { user: user.clone(), connection });
+                uplink.commands.send(UplinkCommand::Attach { user: user.clone(), connection, counted });
             }
             _ => self.mesh.send(connection.shard, Envelope::Attached { connection }),
         }
     }
 
-    fn home_detach(&mut self, shard: ShardId, user: &UserId) {
-        if self.user_homes.detach(user, shard)
-            && let Some(uplink) = &mut self.uplink
+    fn home_detach(&mut self, connection: ConnectionId, user: &UserId) {
+        let detached = self.user_homes.detach(user, connection);
+        let counted = self.counted_session(connection, user);
+        let last = detached == Detached::Last;
+        if let Some(uplink) = &mut self.uplink
+            && (last || (counted.is_some() && detached != Detached::Unknown))
         {
-            uplink.commands.send(UplinkCommand::Detach { user: user.clone() });
+            uplink.commands.send(UplinkCommand::Detach { user: user.clone(), counted, last });
         }
     }
 
@@ -195,6 +200,7 @@ impl Shard {
 
     /// Tells the uplink everything that this shard is home to.
     fn restore(&mut self) {
+        let users = self.counted_users();
         let Some(uplink) = &mut self.uplink else { return };
         for (room, home) in self.homes.iter_mut() {
             let (members, newcomers) = home.by_registration();
@@ -206,7 +212,6 @@ impl Shard {
                 told: home.take_told_alone(),
             });
         }
-        let users = self.user_homes.users().cloned().collect();
         uplink.commands.send(UplinkCommand::RestoreUsers { users });
         let rooms = uplink.published_alone.drain().collect();
         uplink.commands.send(UplinkCommand::PublishedAlone { rooms });
@@ -276,7 +281,7 @@ impl Shard {
             recovery: joining.since.map(|_| recovery),
             message_id: joining.message_id.as_deref(),
         });
-        self.outboxes.push(id.slot, &reply);
+        self.outboxes.push_replay(id.slot, &reply);
         if let Some(number) = joining.resume {
             self.resumed_room(id, number, room);
         }
@@ -300,7 +305,7 @@ impl Shard {
                 listed(members),
                 asker.message_id.as_deref(),
             );
-            self.outboxes.push(id.slot, &reply);
+            self.outboxes.push_replay(id.slot, &reply);
         }
     }
 

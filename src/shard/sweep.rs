@@ -71,10 +71,10 @@ impl Shard {
             self.deliver_sizes();
             self.look_at_questions(now);
             self.look_at_api(now);
-            let homes = &self.homes;
-            self.archive.sweep(now.since_start_ms, |room| homes.get(room.as_str()).is_some());
             self.outboxes.trim();
         }
+        let homes = &self.homes;
+        self.archive.sweep(now.since_start_ms, |room| homes.get(room.as_str()).is_some());
         self.drain_some(now);
         self.step_local(now);
     }

@@ -115,8 +115,12 @@ pub fn start(
     let caller =
         Caller::new(&settings.prefix, instance, origin, settings.heartbeat_interval, settings.silence());
     let history = HistoryCaller::new(&settings.prefix, origin, rules.clone());
-    let reached =
-        preflight::check(settings, (&caller, &history), link(settings, instance, "preflight", now)?)?;
+    let reached = preflight::check(
+        settings,
+        instance,
+        (&caller, &history),
+        link(settings, instance, "preflight", now)?,
+    )?;
 
     let connector = Connector::new(settings)?;
     let Ports { shards, answers, commands, waker, publications, cells, tracer } = ports;

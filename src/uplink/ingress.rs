@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashSet;
-use redis::{ServerError, Value, cmd};
+use redis::{ServerError, Value};
 
 use super::batch::Origin;
 use super::channel::{Channel, Channels};
@@ -18,15 +18,16 @@ use super::link::{BACKOFF_LONGEST, Event, Link, LinkError, words};
 use super::presence::{self, Call, Caller, KEY_TTL, Registered};
 use super::registry::Registry;
 use super::script_queue::{Outgoing, ScriptQueue};
+use super::sessions::{self, SessionCaller};
 use crate::config::RedisSettings;
 use crate::hashing::Hashing;
 use crate::identity::{ConnectionId, InstanceId, RoomId};
 use crate::limits;
 use crate::metrics::UplinkCells;
 use crate::room::history::NotRecovered;
-use crate::room::route::RoomRoute;
 use crate::shard::envelope::{Asker, Envelope, Join, Joined, LinkState, Member, ReadHistory, UplinkCommand};
 
+mod attaching;
 mod listening;
 mod reading;
 
@@ -55,6 +56,8 @@ pub enum Expect {
     History(history::Call),
     /// A PING in front of a page.
     Page(Box<ReadHistory>),
+    /// A call of the script that counts the connections of users.
+    Sessions(sessions::Call),
 }
 
 /// The publisher's connection, as the ingress needs to know it.
@@ -101,6 +104,8 @@ pub struct Ingress {
     channels: Channels,
     caller: Caller,
     scripts: ScriptQueue<Call>,
+    sessions: SessionCaller,
+    session_scripts: ScriptQueue<sessions::Call>,
     history: HistoryCaller,
     history_scripts: ScriptQueue<history::Call>,
     delivery: Delivery,
@@ -150,6 +155,8 @@ impl Ingress {
             channels: Channels::new(prefix),
             caller: Caller::new(prefix, instance, origin, settings.heartbeat_interval, silence),
             scripts: ScriptQueue::default(),
+            sessions: SessionCaller::new(prefix, instance, settings.connections_per_user),
+            session_scripts: ScriptQueue::default(),
             delivery,
             registry: Registry::new(instance, silence),
             lanes,
@@ -182,7 +189,8 @@ impl Ingress {
 
     /// Whether commands may be taken from the shards now.
     pub fn takes_commands(&self) -> bool {
-        self.link.awaited() + self.scripts.waiting() + self.history_scripts.waiting() < AWAITED
+        let scripts = self.scripts.waiting() + self.session_scripts.waiting();
+        self.link.awaited() + scripts + self.history_scripts.waiting() < AWAITED
     }
 
     /// Notes how many commands wait in the queue.
@@ -231,6 +239,7 @@ impl Ingress {
     pub fn lost(&mut self, error: &LinkError, now: Instant) {
         let unanswered = self.link.lost(now);
         self.scripts.clear();
+        self.session_scripts.clear();
         self.history_lost(unanswered);
         self.delivery.remove_all();
         self.lanes.lost();
@@ -268,7 +277,7 @@ impl Ingress {
         match self.stage {
             Stage::Alone if publisher.up => {
                 self.publisher_losses = publisher.losses;
-                self.begin_restoring();
+                self.begin_restoring(now);
             }
             Stage::Restoring { .. } | Stage::Sweeping | Stage::Up
                 if publisher.losses != self.publisher_losses =>
@@ -293,6 +302,7 @@ impl Ingress {
         if self.timers.renew <= now {
             self.timers.renew = now + KEY_TTL / RENEWALS_PER_TTL;
             self.call(Call::Renew { cursor: "0".to_owned() }, now);
+            self.call_sessions(sessions::Call::Renew, now);
         }
         if self.timers.check <= now && self.delivery.is_following() {
             self.timers.check = now + CHECK_EVERY;
@@ -330,15 +340,10 @@ impl Ingress {
             }
             UplinkCommand::ReadHistory(request) => self.ask_page(request, now),
             UplinkCommand::ListMembers { room, asker } => self.call(Call::Members { room, asker }, now),
-            UplinkCommand::Attach { user, connection } => {
-                // Subscribing once more changes nothing, and its answer comes at the right moment.
-                self.subscribe(Channel::User(user.as_str()), Some(connection), now);
-                self.delivery.add_user(user);
+            UplinkCommand::Attach { user, connection, counted } => {
+                self.attach(user, connection, counted, now);
             }
-            UplinkCommand::Detach { user } => {
-                self.unsubscribe(Channel::User(user.as_str()), now);
-                self.delivery.remove_user(&user);
-            }
+            UplinkCommand::Detach { user, counted, last } => self.detach(user, counted, last, now),
             UplinkCommand::Restore { room, route, members, newcomers, told } => {
                 self.subscribe_room(&room, route, now);
                 if self.delivery.following().covers(room.as_str()) {
@@ -347,13 +352,7 @@ impl Ingress {
                 }
                 self.restore(room, members, newcomers, now);
             }
-            UplinkCommand::RestoreUsers { users } => {
-                for user in users {
-                    if self.delivery.add_user(user.clone()) {
-                        self.subscribe(Channel::User(user.as_str()), None, now);
-                    }
-                }
-            }
+            UplinkCommand::RestoreUsers { users } => self.restore_users(users, now),
             UplinkCommand::PublishedAlone { rooms } => {
                 let free = PUBLISHED_ALONE.saturating_sub(self.published_alone.len());
                 self.published_alone.extend(rooms.into_iter().take(free));
@@ -369,8 +368,9 @@ impl Ingress {
         self.call(Call::Restore { room, held, newcomers }, now);
     }
 
-    fn begin_restoring(&mut self) {
+    fn begin_restoring(&mut self, now: Instant) {
         self.stage = Stage::Restoring { restored: 0 };
+        self.reset_sessions(now);
         self.tell(LinkState::Restoring);
     }
 
@@ -408,20 +408,6 @@ impl Ingress {
         }
     }
 
-    fn subscribe_room(&mut self, room: &RoomId, route: Arc<RoomRoute>, now: Instant) {
-        if self.delivery.add_room(room, route) {
-            self.subscribe(Channel::Room(room.as_str()), None, now);
-        }
-    }
-
-    fn subscribe(&mut self, channel: Channel<'_>, waits: Option<ConnectionId>, now: Instant) {
-        self.link.send(cmd("SUBSCRIBE").arg(self.channels.name(channel)), Expect::Subscribe(waits), now);
-    }
-
-    fn unsubscribe(&mut self, channel: Channel<'_>, now: Instant) {
-        self.link.send(cmd("UNSUBSCRIBE").arg(self.channels.name(channel)), Expect::Nothing, now);
-    }
-
     fn call(&mut self, call: Call, now: Instant) {
         if let Some(outgoing) = self.scripts.submit(call) {
             send(&self.caller, &mut self.link, outgoing, now);
@@ -442,6 +428,7 @@ impl Ingress {
                 self.send_reads(now);
             }
             Event::Reply(Expect::History(call), answer) => self.history_answer(call, answer, now)?,
+            Event::Reply(Expect::Sessions(call), answer) => self.sessions_answer(call, answer, now)?,
             Event::Reply(Expect::Page(request), answer) => {
                 answer.map_err(|error| refused("PING", &error))?;
                 self.page_due(request, now);
@@ -585,7 +572,7 @@ impl Ingress {
                         self.held = held;
                         // Leaves of members that Redis no longer knew were announced to nobody.
                         self.missed = true;
-                        self.begin_restoring();
+                        self.begin_restoring(now);
                     }
                     _ => {}
                 }

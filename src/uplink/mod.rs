@@ -26,6 +26,7 @@ pub mod presence;
 pub mod publisher;
 pub mod registry;
 pub mod script_queue;
+pub mod sessions;
 pub mod socket;
 pub mod store_queue;
 pub mod wire;

@@ -92,8 +92,9 @@ local function occupy(room, instance)
   renew(room)
 end
 
--- Takes away some of an instance's members; true when none are left.
+-- Takes away some of an instance's members, and the count of its connections (sessions.lua); true when none are left.
 local function clear(instance)
+  redis.call('UNLINK', prefix .. 'sessions:' .. instance)
   local rooms = redis.call('SPOP', occupied_by(instance), ROOMS_PER_CALL)
   for _, room in ipairs(rooms) do leave_all_but(room, instance, {}) end
   return redis.call('EXISTS', occupied_by(instance)) == 0
@@ -217,7 +218,7 @@ function operations.probe()
     { 'HGETALL', prefix .. 'bans' }, { 'HKEYS', entries }, { 'HVALS', entries }, { 'EXPIRE', entries, '1' },
     { 'HINCRBY', members, '0', '1' }, { 'HLEN', members },
     { 'SADD', occupied, '0' }, { 'SREM', occupied, '0' }, { 'SPOP', occupied, '1' },
-    { 'SMEMBERS', occupied }, { 'SSCAN', occupied, '0' }, { 'EXISTS', occupied },
+    { 'SMEMBERS', occupied }, { 'SSCAN', occupied, '0' }, { 'EXISTS', occupied }, { 'UNLINK', occupied },
     { 'ZADD', registry, '0', '0' }, { 'ZREM', registry, '0' }, { 'ZSCORE', registry, '0' },
     { 'ZRANGEBYSCORE', registry, '0', '0' }, { 'HSET', boots, '0', '0' },
     { 'SADD', told, '0' }, { 'SISMEMBER', told, '0' }, { 'EXISTS', told }, { 'EXPIRE', told, '1' },

@@ -15,6 +15,7 @@ use crate::identity::ShardId;
 use crate::instance::{Instance, Phase};
 use crate::ring::{Key, SendBatch};
 use crate::shard::envelope::{Envelope, LinkState};
+use crate::shard::history::recovery_bytes;
 use crate::shard::mesh::Mesh;
 use crate::shard::outlet::{Outlet, Waker};
 use crate::shard::{Action, Now, Shard, UplinkPort};
@@ -116,8 +117,10 @@ impl Host {
         let cells = instance.uplink.clone().expect("the settings have a Redis");
         let side =
             ShardSide { shards: to_shards, answers, commands: ingress, publications: publisher, cells };
-        let rules =
-            HistoryRules { settings: settings.history.clone(), reply_bytes: settings.outbox_bytes / 2 };
+        let rules = HistoryRules {
+            settings: settings.history.clone(),
+            reply_bytes: recovery_bytes(settings.outbox_bytes),
+        };
         let redis = settings.redis.as_ref().expect("the settings have a Redis");
         let uplink = Uplink::new(number, &instance.id, (redis, &rules), side, random, clock);
         instance.enter(Phase::Serving);

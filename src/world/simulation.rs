@@ -504,6 +504,7 @@ fn settings(host: usize, (size, ttl): (usize, Duration)) -> Settings {
         heartbeat_interval: Duration::from_secs(1),
         cleanup_interval: Duration::from_secs(2),
         inactive_threshold: Duration::from_secs(5),
+        connections_per_user: 0,
     });
     settings
 }

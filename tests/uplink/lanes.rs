@@ -35,7 +35,7 @@ fn what_is_sent_to_many_at_once_goes_over_the_lane_in_order() {
     let (a, b) = (Instance::up("a", &settings(redis.port)), Instance::up("b", &settings(redis.port)));
     let rooms = ["r0", "r1", "r2", "r3"];
     rooms.iter().for_each(|name| drop(b.join(&room(name), "bob", true)));
-    b.command(UplinkCommand::Attach { user: user("carol"), connection: connection() });
+    b.command(UplinkCommand::Attach { user: user("carol"), connection: connection(), counted: None });
     assert!(matches!(b.next(0), Envelope::Attached { .. }));
     await_lane(&a, true);
     let before = a.cells.batches_out.get();

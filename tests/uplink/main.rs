@@ -99,7 +99,7 @@ fn presence_reaches_the_instance_that_caused_it() {
 fn users_and_everyone_are_reached() {
     let redis = Redis::start();
     let (a, b) = (Instance::up("a", &settings(redis.port)), Instance::up("b", &settings(redis.port)));
-    b.command(UplinkCommand::Attach { user: user("carol:1"), connection: connection() });
+    b.command(UplinkCommand::Attach { user: user("carol:1"), connection: connection(), counted: None });
     assert!(matches!(b.next(0), Envelope::Attached { connection: c } if c == connection()));
     a.publish(Target::User(user("carol:1")), "{\"to\":\"carol\"}");
     let home = tableforge::shard::home::of_user("carol:1", 2);
@@ -113,7 +113,7 @@ fn users_and_everyone_are_reached() {
     for shard in 0..2 {
         assert!(matches!(b.next(shard), Envelope::GlobalFrame { frame } if text(&frame) == "{\"all\":1}"));
     }
-    b.command(UplinkCommand::Detach { user: user("carol:1") });
+    b.command(UplinkCommand::Detach { user: user("carol:1"), counted: None, last: true });
     b.settle();
     assert_eq!(subscribers(&redis, "tf:users:carol:1"), 0);
 }
@@ -172,6 +172,7 @@ fn a_shard_that_does_not_keep_up_is_told_what_it_missed() {
     a.command(UplinkCommand::Attach {
         user: user(&other),
         connection: ConnectionId { shard: ShardId(1), slot: 0, generation: 0 },
+        counted: None,
     });
     assert!(matches!(a.next(1), Envelope::Attached { .. }));
     foreign(&redis, &format!("tf:users:{other}"), b"{\"data\":2}");
@@ -216,7 +217,7 @@ fn a_lost_redis_is_told_and_everything_comes_back() {
     assert!(matches!(a.next(0), Envelope::Link(LinkState::Up)));
     b.restore(&room("r"), &route, &["bob"], &["bert"]);
     b.command(UplinkCommand::PublishedAlone { rooms: vec![room("r")] });
-    b.command(UplinkCommand::RestoreUsers { users: vec![user("bob")] });
+    b.command(UplinkCommand::RestoreUsers { users: vec![(user("bob"), Vec::new())] });
     b.restored();
     let presence = a.presence();
     assert_eq!(
