@@ -40,6 +40,8 @@ pub struct UplinkCells {
     pub instances: Cell,
     /// 1 while the link to Redis is up.
     pub link_up: Cell,
+    /// 1 since Redis refused this instance for a reason that does not pass, until the link is up again.
+    pub link_refused: Cell,
     /// Times the link was lost.
     pub link_losses: Cell,
     /// Events handed to the publisher.
@@ -58,6 +60,8 @@ pub struct UplinkCells {
     pub garbage_in: Cell,
     /// Gaps noticed in another instance's sequence.
     pub gaps: Cell,
+    /// Batches that came after later ones of their sender, and were dropped.
+    pub late_batches: Cell,
     /// Stored messages that were not heard and have been read from the history instead.
     pub filled: Cell,
     /// Publications dropped because the publisher's queue or link could not take them.
@@ -247,6 +251,11 @@ fn control_exposition(text: &mut Exposition<'_>, cells: &ControlCells) {
 
 fn uplink_exposition(text: &mut Exposition<'_>, cells: &UplinkCells) {
     text.gauge("redis_link_up", "Whether the link to Redis is up.", cells.link_up.get());
+    text.gauge(
+        "redis_link_refused",
+        "Whether Redis refuses this instance: a wrong password, a missing right.",
+        cells.link_refused.get(),
+    );
     text.counter("redis_link_losses_total", "Times the link was lost.", cells.link_losses.get());
     text.counter("redis_published_total", "Events published to other instances.", cells.published.get());
     text.counter("redis_batches_sent_total", "Batches published.", cells.batches_out.get());
@@ -256,6 +265,11 @@ fn uplink_exposition(text: &mut Exposition<'_>, cells: &UplinkCells) {
     text.counter("redis_foreign_total", "Plain JSON publications of other programs.", cells.foreign_in.get());
     text.counter("redis_garbage_total", "Payloads that were neither batch nor JSON.", cells.garbage_in.get());
     text.counter("redis_gaps_total", "Gaps noticed in other instances' sequences.", cells.gaps.get());
+    text.counter(
+        "redis_late_batches_total",
+        "Batches dropped because they came after later ones of their sender.",
+        cells.late_batches.get(),
+    );
     text.counter("redis_filled_total", "Stored messages read after a gap.", cells.filled.get());
     text.counter(
         "redis_publications_dropped_total",

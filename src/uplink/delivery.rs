@@ -254,7 +254,10 @@ impl Delivery {
                 Record::Quiet { since_ms } => Some(u64::from(*since_ms)),
                 _ => None,
             });
-            self.check_sequence(name, header, quiet);
+            if !self.check_sequence(name, header, quiet) {
+                self.cells.late_batches.add(1);
+                return;
+            }
         }
         for record in records {
             match (record, channel) {
@@ -274,17 +277,20 @@ impl Delivery {
         }
     }
 
-    /// Notices missing batches. `quiet` is the age in milliseconds of the sender's last batch, whose sequence the
-    /// header repeats.
-    fn check_sequence(&mut self, name: &str, header: Header, quiet: Option<u64>) {
+    /// Notices missing batches, and says whether the batch may be delivered: not when later ones of its sender have
+    /// been. It was on its way over a connection that the sender gave up, and the room's members were told that it is
+    /// missing; now it would only come out of order. `quiet` is the age in milliseconds of the sender's last batch,
+    /// whose sequence the header repeats.
+    fn check_sequence(&mut self, name: &str, header: Header, quiet: Option<u64>) -> bool {
         let now_ms = self.following.now_ms();
-        let Some(room) = self.rooms.get_mut(name) else { return };
+        let Some(room) = self.rooms.get_mut(name) else { return true };
         let (number, follows) = match header.sequence {
-            Sequence::Unnumbered => return,
+            Sequence::Unnumbered => return true,
             Sequence::Begins(number) => (number, false),
             Sequence::Follows(number) => (number, true),
         };
         let gap = match room.last.iter_mut().find(|(origin, _)| *origin == header.origin) {
+            Some((_, last)) if number < *last || (number == *last && quiet.is_none()) => return false,
             Some((_, last)) => {
                 let expected = if quiet.is_some() { *last } else { last.wrapping_add(1) };
                 *last = number;
@@ -303,6 +309,7 @@ impl Delivery {
             self.cells.gaps.add(1);
             self.resync_room(name, reason::GAP, None);
         }
+        true
     }
 
     fn frame(&mut self, channel: Channel<'_>, sender: Option<ConnectionId>, frame: Bytes) {

@@ -219,6 +219,9 @@ impl Ingress {
         self.delivery.remove_all_rooms();
         self.users.clear();
         self.cells.link_up.set(0);
+        if error.is_lasting_refusal() {
+            self.cells.link_refused.set(1);
+        }
         if matches!(self.stage, Stage::Leaving | Stage::Left) {
             self.stage = Stage::Left;
             return;
@@ -390,6 +393,7 @@ impl Ingress {
             self.stage = Stage::Up;
             self.link.settled();
             self.cells.link_up.set(1);
+            self.cells.link_refused.set(0);
             if std::mem::take(&mut self.missed) {
                 self.delivery.resync_after_loss();
             }
@@ -458,6 +462,7 @@ impl Ingress {
     }
 
     fn link_up(&mut self, now: Instant) {
+        self.caller.reconnected();
         if self.stage == Stage::Leaving {
             // The order to stop came during the handshake; the name has been registered before it.
             return self.call(Call::Unregister, now);

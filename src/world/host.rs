@@ -150,7 +150,7 @@ impl Host {
 
     /// The process dies: all of its sockets break.
     pub(super) fn die(&mut self, sockets: &mut Sockets, redis: &mut RedisModel, clock: Clock) {
-        self.uplink.die(redis);
+        self.uplink.die(redis, clock);
         for slot in self.shards.iter().flat_map(|thread| &thread.slots) {
             if let Some(socket) = slot.socket.and_then(|socket| sockets.get_mut(&socket)) {
                 socket.up.break_off(clock.now);

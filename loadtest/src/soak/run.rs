@@ -21,9 +21,11 @@ use crate::{Ms, finals, script};
 /// Undisturbed time in which everything comes up.
 const BEGINNING: Duration = Duration::from_secs(3);
 
-/// Undisturbed time at the end in which messages are still sent, and another in which none are: in both everything
-/// must become current.
-const END: Duration = Duration::from_secs(11);
+/// Undisturbed time at the end in which everyone gathers and messages are still sent.
+const GATHERING: Duration = Duration::from_secs(5);
+
+/// Time after it without new messages: what is missing after that is lost.
+const QUIET: Duration = Duration::from_secs(11);
 
 /// A calm that shows losses in rooms without history, which are judged only after [`CURRENT_WITHIN_MS`].
 const LONG_CALM: Duration = Duration::from_secs(12);
@@ -170,11 +172,11 @@ impl Run {
         }
         self.say("no more faults; everyone gathers");
         self.reins.order(Order::Gather);
-        if !self.wait(END) {
+        if !self.wait(GATHERING) {
             return None;
         }
         self.reins.order(Order::Hush);
-        if !self.wait(END) {
+        if !self.wait(QUIET) {
             return None;
         }
         self.reins.order(Order::CountMembers);
