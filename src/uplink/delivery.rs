@@ -99,6 +99,20 @@ impl Overflow {
         }
     }
 
+    /// Tells the shard of this room, if its queue has room now; whether there was nothing to tell, or it is told.
+    fn is_told(&mut self, shard: &mut Outlet<Envelope>, room: &RoomId) -> bool {
+        if self.all {
+            self.tell(shard);
+            return !self.all;
+        }
+        if !self.rooms.contains(room) {
+            return true;
+        }
+        let resync =
+            Envelope::RoomResync { room: Some(room.clone()), reason: reason::OVERFLOW, position: None };
+        shard.offer(resync).is_ok() && self.rooms.remove(room)
+    }
+
     fn is_empty(&self) -> bool {
         !self.all && self.rooms.is_empty()
     }
@@ -336,10 +350,12 @@ impl Delivery {
         }
     }
 
-    /// Sends an event if the shard's queue has room; if not, the room's members will be told to resync.
+    /// Sends an event if the shard's queue has room; if not, the room's members will be told to resync, in front of
+    /// whatever they are sent next.
     fn offer(&mut self, shard: ShardId, envelope: Envelope, room: Option<&RoomId>) {
-        let outlet = &mut self.shards[shard.index()];
-        if outlet.offer(envelope).is_ok() {
+        let (outlet, overflow) = (&mut self.shards[shard.index()], &mut self.overflows[shard.index()]);
+        let told = room.is_none_or(|room| overflow.is_told(outlet, room));
+        if told && outlet.offer(envelope).is_ok() {
             return;
         }
         self.cells.deliveries_dropped.add(1);

@@ -146,8 +146,9 @@ function operations.register(instance, origin, heartbeat, threshold, first)
   local time, entry = now(), redis.call('HGET', boots, instance)
   local known = false
   if entry then
-    local holder, interval = string.match(entry, '^(%S+) (%d+)')
+    local holder, interval, latest = string.match(entry, '^(%S+) (%d+) ?(%d*)')
     known = holder == origin
+    if known and tonumber(latest) and tonumber(latest) > tonumber(connection) then return OUTDATED end
     if not known then
       local seen = tonumber(redis.call('ZSCORE', registry, instance) or 0)
       local grace = 2.5 * tonumber(interval or 0)

@@ -263,6 +263,9 @@ impl Operation<'_> {
         let mut known = false;
         if let Some((holder, interval)) = entry.as_deref().and_then(|entry| entry.split_once(' ')) {
             known = holder == origin;
+            if known && self.is_outdated(&instance) {
+                return Reply::Error(OUTDATED);
+            }
             if !known {
                 let seen = self.register.registry.get(&instance).copied().unwrap_or(0);
                 let interval = interval.split(' ').next().unwrap_or_default();

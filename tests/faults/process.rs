@@ -85,7 +85,7 @@ fn kill_9_under_load_loses_nothing_acknowledged_and_leaves_no_ghosts() {
     let mut gone: Vec<_> = (0..4).map(|_| speakers[0].expect("user_left_room")["userId"].clone()).collect();
     gone.sort_by_key(|user| user.to_string());
     assert_eq!(gone, ["bob", "ghost-0", "ghost-1", "ghost-2"]);
-    wait_for_instances(&[a, c], 2);
+    [&a, &c].iter().for_each(|server| wait_for_instances(std::slice::from_ref(*server), 2));
     let listed = speakers[0].request(json!({"type": "room_members", "roomId": "h"}));
     assert_eq!(listed["memberCount"], 3, "{}", listed.text);
     speakers[0].drain();

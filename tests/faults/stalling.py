@@ -1,6 +1,6 @@
 """Runs a server whose threads can be stopped one by one.
 
-Usage: stalling.py PROGRAM ARGUMENT...    SIGUSR1 stops the thread tf-shard-0 of the program, SIGUSR2 lets it go on.
+Usage: stalling.py PROGRAM ARGUMENT...    SIGUSR1 stops the thread of shard 0 of the program, SIGUSR2 lets it go on.
 A debugger's means (ptrace) for it: a signal would stop the whole process."""
 
 import ctypes
@@ -25,10 +25,11 @@ def ptrace(request, thread, data=0):
 
 def shard(process):
     """The id of the thread of shard 0."""
-    for thread in os.listdir(f"/proc/{process}/task"):
+    # Those that it has started bear its name too.
+    for thread in sorted(int(thread) for thread in os.listdir(f"/proc/{process}/task")):
         with open(f"/proc/{process}/task/{thread}/comm") as name:
-            if name.read().strip() == "tf-shard-0":
-                return int(thread)
+            if name.read().startswith("tf-shard-0"):
+                return thread
     raise LookupError("there is no thread tf-shard-0")
 
 
@@ -45,11 +46,11 @@ def main():
             ptrace(PTRACE_SEIZE, stopped, PTRACE_O_EXITKILL)
             ptrace(PTRACE_INTERRUPT, stopped)
             os.waitpid(stopped, WALL)
-            print("stopped", flush=True)
+            print("shard 0 stands still", flush=True)
         elif got and got.si_signo == signal.SIGUSR2 and stopped is not None:
             ptrace(PTRACE_DETACH, stopped)
             stopped = None
-            print("goes on", flush=True)
+            print("shard 0 goes on", flush=True)
     sys.exit(server.returncode)
 
 
