@@ -152,6 +152,11 @@ impl Instance {
         self.uplink.as_ref().is_some_and(|cells| cells.link_up.get() == 0)
     }
 
+    /// Whether Redis is there and refuses this instance: nothing but another setting helps.
+    pub fn is_refused_by_redis(&self) -> bool {
+        self.uplink.as_ref().is_some_and(|cells| cells.link_refused.get() == 1)
+    }
+
     /// Shards whose last turn began longer ago than STALL_THRESHOLD, at `now_ms` since the start. None while the
     /// process starts or drains: shards come up and end one after the other then.
     pub fn stalled_shards(&self, now_ms: u64) -> Vec<usize> {

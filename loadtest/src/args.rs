@@ -25,6 +25,8 @@ pub enum Scenario {
     Rooms(RoomsArguments),
     /// Silent connections: what they cost in memory, and that they stay open.
     Idle(IdleArguments),
+    /// Starts three instances and Redis, does faults to them, and checks that every promise is kept.
+    Soak(soak::SoakArguments),
 }
 
 /// Options of all scenarios.

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
     let (outcome, json) = match &arguments.scenario {
         Scenario::Rooms(rooms) => (scenario::rooms::run(rooms), rooms.common.json),
         Scenario::Idle(idle) => (scenario::idle::run(idle), idle.common.json),
+        Scenario::Soak(soak) => return run_soak(soak),
     };
     let report = match outcome {
         Ok(report) => report,
@@ -54,4 +55,24 @@ fn main() -> ExitCode {
     report.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     report.problems.iter().for_each(|problem| eprintln!("FAILED: {problem}"));
     if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAULTS_FOUND) }
+}
+
+fn run_soak(arguments: &soak::SoakArguments) -> ExitCode {
+    let report = match soak::run(arguments) {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("loadtest: {error}");
+            return ExitCode::from(NO_RUN);
+        }
+    };
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report).expect("a report is JSON"));
+    } else {
+        print!("{report}");
+    }
+    if !report.is_good() {
+        eprintln!("FAILED: repeat it with --seed {}", report.seed);
+        return ExitCode::from(FAULTS_FOUND);
+    }
+    ExitCode::SUCCESS
 }

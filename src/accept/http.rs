@@ -108,6 +108,7 @@ fn ready(instance: &Instance) -> (&'static str, &'static str, String) {
         Phase::Starting => "starting",
         Phase::Draining => "draining",
         Phase::Serving if full => "full",
+        Phase::Serving if instance.is_refused_by_redis() => "refused by Redis",
         Phase::Serving if instance.is_overloaded() => "overloaded",
         Phase::Serving => return ("200 OK", JSON, json!({ "ready": true }).to_string()),
     };

@@ -17,6 +17,8 @@ pub struct UplinkCells {
     pub instances: Cell,
     /// 1 while the link to Redis is up.
     pub link_up: Cell,
+    /// 1 since Redis refused this instance for a reason that does not pass, until the link is up again.
+    pub link_refused: Cell,
     /// Times the link was lost.
     pub link_losses: Cell,
     /// Events handed to the publisher.
@@ -39,6 +41,8 @@ pub struct UplinkCells {
     pub garbage_in: Cell,
     /// Gaps noticed in another instance's sequence.
     pub gaps: Cell,
+    /// Batches that came after later ones of their sender, and were dropped.
+    pub late_batches: Cell,
     /// Stored messages that were not heard and have been read from the history instead.
     pub filled: Cell,
     /// Publications dropped because the publisher's queue or link could not take them.

@@ -69,8 +69,11 @@ const BY_SHARD: [ShardMetric; 3] = [
 /// Name, help, and the cell of the uplink.
 type UplinkMetric = (&'static str, &'static str, fn(&UplinkCells) -> &Cell);
 
-const UPLINK: [UplinkMetric; 20] = [
+const UPLINK: [UplinkMetric; 22] = [
     ("redis_link_up", "Whether the link to Redis is up.", |u| &u.link_up),
+    ("redis_link_refused", "Whether Redis refuses this instance: a wrong password, a missing right.", |u| {
+        &u.link_refused
+    }),
     ("redis_link_losses_total", "Times the link was lost.", |u| &u.link_losses),
     ("redis_published_total", "Events handed to the publisher for other instances.", |u| &u.published),
     ("redis_batches_sent_total", "Batches published.", |u| &u.batches_out),
@@ -84,6 +87,11 @@ const UPLINK: [UplinkMetric; 20] = [
     ("redis_foreign_total", "Plain JSON publications of other programs.", |u| &u.foreign_in),
     ("redis_garbage_total", "Payloads that were neither batch nor JSON.", |u| &u.garbage_in),
     ("redis_gaps_total", "Gaps noticed in other instances' sequences.", |u| &u.gaps),
+    (
+        "redis_late_batches_total",
+        "Batches dropped because they came after later ones of their sender.",
+        |u| &u.late_batches,
+    ),
     ("redis_filled_total", "Stored messages read after a gap.", |u| &u.filled),
     ("redis_publications_dropped_total", "Events that could not be published.", |u| &u.publications_dropped),
     ("redis_deliveries_dropped_total", "Events that a shard's queue could not take.", |u| {

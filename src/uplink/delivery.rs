@@ -104,13 +104,22 @@ impl Overflow {
         }
     }
 
-    fn is_empty(&self) -> bool {
-        !self.all && self.rooms.is_empty()
+    /// Tells the shard of this room, if its queue has room now; whether there was nothing to tell, or it is told.
+    fn is_told(&mut self, shard: &mut Outlet<Envelope>, room: &RoomId) -> bool {
+        if self.all {
+            self.tell(shard);
+            return !self.all;
+        }
+        if !self.rooms.contains(room) {
+            return true;
+        }
+        let resync =
+            Envelope::RoomResync { room: Some(room.clone()), reason: reason::OVERFLOW, position: None };
+        shard.offer(resync).is_ok() && self.rooms.remove(room)
     }
 
-    /// Whether members of this room have something to be told before any further message.
-    fn covers(&self, room: &RoomId) -> bool {
-        !self.is_empty() && (self.all || self.rooms.contains(room))
+    fn is_empty(&self) -> bool {
+        !self.all && self.rooms.is_empty()
     }
 }
 
@@ -337,7 +346,10 @@ impl Delivery {
                 Record::Quiet { since_ms } => Some(u64::from(*since_ms)),
                 _ => None,
             });
-            self.check_sequence(name, header, quiet);
+            if !self.check_sequence(name, header, quiet) {
+                self.cells.late_batches.add(1);
+                return;
+            }
         }
         for record in records {
             match (record, channel) {
@@ -361,17 +373,20 @@ impl Delivery {
         }
     }
 
-    /// Notices missing batches. `quiet` is the age in milliseconds of the sender's last batch, whose sequence the
-    /// header repeats.
-    fn check_sequence(&mut self, name: &str, header: Header, quiet: Option<u64>) {
+    /// Notices missing batches, and says whether the batch may be delivered: not when later ones of its sender have
+    /// been. It was on its way over a connection that the sender gave up, and the room's members were told that it is
+    /// missing; now it would only come out of order. `quiet` is the age in milliseconds of the sender's last batch,
+    /// whose sequence the header repeats.
+    fn check_sequence(&mut self, name: &str, header: Header, quiet: Option<u64>) -> bool {
         let now_ms = self.following.now_ms();
-        let Some(room) = self.rooms.get_mut(name) else { return };
+        let Some(room) = self.rooms.get_mut(name) else { return true };
         let (number, follows) = match header.sequence {
-            Sequence::Unnumbered => return,
+            Sequence::Unnumbered => return true,
             Sequence::Begins(number) => (number, false),
             Sequence::Follows(number) => (number, true),
         };
         let gap = match room.last.iter_mut().find(|(origin, _)| *origin == header.origin) {
+            Some((_, last)) if number < *last || (number == *last && quiet.is_none()) => return false,
             Some((_, last)) => {
                 let expected = if quiet.is_some() { *last } else { last.wrapping_add(1) };
                 *last = number;
@@ -390,6 +405,7 @@ impl Delivery {
             self.cells.gaps.add(1);
             self.resync_room(name, reason::GAP, None);
         }
+        true
     }
 
     fn frame(&mut self, channel: Channel<'_>, sender: Option<ConnectionId>, frame: Bytes) {
@@ -416,12 +432,12 @@ impl Delivery {
         }
     }
 
-    /// Sends an event if the shard's queue has room; if not, the room's members will be told to resync, and get nothing
-    /// more of the room until then: a message behind one that is missing would be a gap that nobody has announced.
+    /// Sends an event if the shard's queue has room; if not, the room's members will be told to resync, in front of
+    /// whatever they are sent next.
     fn offer(&mut self, shard: ShardId, envelope: Envelope, room: Option<&RoomId>) {
         let (outlet, overflow) = (&mut self.shards[shard.index()], &mut self.overflows[shard.index()]);
-        let is_late = room.is_some_and(|room| overflow.covers(room));
-        if !is_late && outlet.offer(envelope).is_ok() {
+        let told = room.is_none_or(|room| overflow.is_told(outlet, room));
+        if told && outlet.offer(envelope).is_ok() {
             return;
         }
         self.cells.deliveries_dropped.add(1);

@@ -244,6 +244,9 @@ impl Ingress {
         self.delivery.remove_all();
         self.lanes.lost();
         self.cells.link_up.set(0);
+        if error.is_lasting_refusal() {
+            self.cells.link_refused.set(1);
+        }
         if matches!(self.stage, Stage::Leaving | Stage::Left) {
             self.stage = Stage::Left;
             return;
@@ -400,6 +403,7 @@ impl Ingress {
             self.published_alone.clear();
             self.link.settled();
             self.cells.link_up.set(1);
+            self.cells.link_refused.set(0);
             if std::mem::take(&mut self.missed) {
                 self.delivery.resync_after_loss();
             }
@@ -455,6 +459,7 @@ impl Ingress {
     }
 
     fn link_up(&mut self, now: Instant) {
+        self.caller.reconnected();
         if self.stage == Stage::Leaving {
             // The order to stop came during the handshake; the name has been registered before it.
             return self.call(Call::Unregister, now);

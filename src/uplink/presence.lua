@@ -1,7 +1,7 @@
 -- Who is in which room, over all instances. Every operation is one call and therefore atomic.
--- ARGV: prefix, operation, seconds until unrenewed keys expire, head of a presence batch, then the
--- operation's own. Key names depend on the data, so this does not run on a Redis Cluster.
-local prefix, operation, ttl, head = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- ARGV: prefix, operation, seconds until unrenewed keys expire, head of a presence batch, number of the caller's
+-- connection, then the operation's own. Key names depend on the data, so this does not run on a Redis Cluster.
+local prefix, operation, ttl, head, connection = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local registry, boots, told = prefix .. 'registry', prefix .. 'boots', prefix .. 'told'
 local ROOMS_PER_CALL = 100 -- bounds how long one call blocks Redis
 
@@ -100,10 +100,23 @@ local function clear(instance)
   return redis.call('EXISTS', occupied_by(instance)) == 0
 end
 
+-- Whether the instance has registered over a later connection, or as another process: what is still on its way over
+-- this one comes too late, and would undo what was done since.
+local function is_outdated(instance)
+  local holder, latest = string.match(redis.call('HGET', boots, instance) or '', '^(%S+) %d+ (%d+)$')
+  if not holder then return false end
+  local origin = string.gsub(string.reverse(string.sub(head, 6, 13)), '.',
+    function(byte) return string.format('%02x', string.byte(byte)) end)
+  return holder ~= origin or tonumber(latest) > tonumber(connection)
+end
+
+local OUTDATED = { err = 'OUTDATED the instance has another connection' }
+
 local operations = {}
 
 function operations.join(room, instance, user, member, enters, wanted)
   if enters == '1' then
+    if is_outdated(instance) then return OUTDATED end
     enter(room, instance, user, member)
     occupy(room, instance)
   end
@@ -113,6 +126,7 @@ function operations.join(room, instance, user, member, enters, wanted)
 end
 
 function operations.leave(room, instance, user, last)
+  if is_outdated(instance) then return OUTDATED end
   leave(room, instance, user)
   if last == '1' then redis.call('SREM', occupied_by(instance), room) end
   return 0
@@ -128,12 +142,13 @@ end
 -- someone has been told meanwhile that the room is without them. Answers the numbers of the room's last announcement
 -- before and after.
 function operations.restore(room, instance, held)
+  if is_outdated(instance) then return OUTDATED end
   local kept, before = {}, last_change(room)
-  for i = 8, #ARGV, 2 do kept[ARGV[i]] = true end
+  for i = 9, #ARGV, 2 do kept[ARGV[i]] = true end
   leave_all_but(room, instance, kept)
   local quiet = is_untold(room) and held * 2 or 0
-  for i = 8, #ARGV, 2 do enter(room, instance, ARGV[i], ARGV[i + 1], i < 8 + quiet) end
-  if #ARGV >= 8 then
+  for i = 9, #ARGV, 2 do enter(room, instance, ARGV[i], ARGV[i + 1], i < 9 + quiet) end
+  if #ARGV >= 9 then
     occupy(room, instance)
   else
     redis.call('SREM', occupied_by(instance), room)
@@ -145,14 +160,16 @@ function operations.occupied(instance)
   return redis.call('SMEMBERS', occupied_by(instance))
 end
 
--- Says that the instance is alive. Its entry in `boots` is: origin, milliseconds between heartbeats.
+-- Says that the instance is alive. Its entry in `boots` is: origin, milliseconds between heartbeats,
+-- number of its connection.
 -- `first` until the process has registered once: what the instance's name holds is then from a dead one.
 function operations.register(instance, origin, heartbeat, threshold, first)
   local time, entry = now(), redis.call('HGET', boots, instance)
   local known = false
   if entry then
-    local holder, interval = string.match(entry, '^(%S+) (%d+)$')
+    local holder, interval, latest = string.match(entry, '^(%S+) (%d+) ?(%d*)')
     known = holder == origin
+    if known and tonumber(latest) and tonumber(latest) > tonumber(connection) then return OUTDATED end
     if not known then
       local seen = tonumber(redis.call('ZSCORE', registry, instance) or 0)
       local grace = 2.5 * tonumber(interval or 0)
@@ -164,7 +181,7 @@ function operations.register(instance, origin, heartbeat, threshold, first)
     redis.call('SADD', told, '')
     redis.call('EXPIRE', told, math.ceil(threshold / 1000))
   end
-  redis.call('HSET', boots, instance, origin .. ' ' .. heartbeat)
+  redis.call('HSET', boots, instance, origin .. ' ' .. heartbeat .. ' ' .. connection)
   redis.call('ZADD', registry, digits(time), instance)
   redis.call('EXPIRE', boots, ttl)
   redis.call('EXPIRE', registry, ttl)
@@ -220,7 +237,7 @@ function operations.probe()
     { 'SADD', occupied, '0' }, { 'SREM', occupied, '0' }, { 'SPOP', occupied, '1' },
     { 'SMEMBERS', occupied }, { 'SSCAN', occupied, '0' }, { 'EXISTS', occupied }, { 'UNLINK', occupied },
     { 'ZADD', registry, '0', '0' }, { 'ZREM', registry, '0' }, { 'ZSCORE', registry, '0' },
-    { 'ZRANGEBYSCORE', registry, '0', '0' }, { 'HSET', boots, '0', '0' },
+    { 'ZRANGEBYSCORE', registry, '0', '0' }, { 'HSET', boots, '0', '0' }, { 'HGET', boots, '0' },
     { 'SADD', told, '0' }, { 'SISMEMBER', told, '0' }, { 'EXISTS', told }, { 'EXPIRE', told, '1' },
   }
   for _, command in ipairs(needed) do
@@ -231,4 +248,4 @@ function operations.probe()
   return ''
 end
 
-return operations[operation](ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10])
+return operations[operation](ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11])

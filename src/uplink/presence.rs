@@ -83,6 +83,8 @@ pub struct Caller {
     prefix: String,
     instance: InstanceId,
     origin: Origin,
+    /// The how-manieth connection of the process calls go out on.
+    connection: u64,
     heartbeat: Duration,
     threshold: Duration,
 }
@@ -102,9 +104,16 @@ impl Caller {
             prefix: prefix.to_owned(),
             instance: instance.clone(),
             origin,
+            connection: 0,
             heartbeat,
             threshold,
         }
+    }
+
+    /// Calls go out on another connection from now on: what is still on its way over earlier ones has no effect once
+    /// the instance has registered over this one.
+    pub fn reconnected(&mut self) {
+        self.connection += 1;
     }
 
     /// The Redis command of `call`: EVAL with the script's text, which also loads it, or EVALSHA.
@@ -117,7 +126,8 @@ impl Caller {
             .arg(&self.prefix)
             .arg(call.name())
             .arg(KEY_TTL.as_secs())
-            .arg(&batch::header(head)[..]);
+            .arg(&batch::header(head)[..])
+            .arg(self.connection);
         let (instance, origin) = (self.instance.as_str(), format!("{:016x}", self.origin.0));
         match call {
             Call::Join { join, enters, .. } => {

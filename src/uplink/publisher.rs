@@ -73,6 +73,8 @@ struct Gathering {
 }
 
 struct Numbering {
+    /// The number with which it began.
+    first: u64,
     last: u64,
     used: Instant,
     /// Whether the room stands in the list of those that may have gone quiet.
@@ -90,6 +92,9 @@ pub struct Publisher {
     order: Vec<Target>,
     bytes: usize,
     numbering: HashMap<RoomId, Numbering, Hashing>,
+    /// The highest number of a room whose numbering was forgotten. Another one begins behind it: a room's numbers
+    /// never fall, so that receivers know what comes too late.
+    forgotten: u64,
     forget_at: Option<Instant>,
     /// Rooms with a batch whose sequence is to be repeated, and when to look, in that order.
     watched: VecDeque<(RoomId, Instant)>,
@@ -148,6 +153,7 @@ impl Publisher {
             order: Vec::new(),
             bytes: 0,
             numbering: HashMap::default(),
+            forgotten: 0,
             forget_at: None,
             watched: VecDeque::new(),
             stores,
@@ -379,20 +385,32 @@ impl Publisher {
 
     fn number(&mut self, target: &Target, now: Instant) -> Sequence {
         let Target::Room(room) = target else { return Sequence::Unnumbered };
-        let numbering =
-            self.numbering.entry(room.clone()).or_insert(Numbering { last: 0, used: now, watched: false });
+        let numbering = self.numbering.entry(room.clone()).or_insert(Numbering {
+            first: self.forgotten + 1,
+            last: self.forgotten,
+            used: now,
+            watched: false,
+        });
         numbering.last += 1;
         numbering.used = now;
         if !std::mem::replace(&mut numbering.watched, true) {
             self.watched.push_back((room.clone(), now + QUIET));
         }
-        if numbering.last == 1 { Sequence::Begins(1) } else { Sequence::Follows(numbering.last) }
+        let Numbering { first, last, .. } = *numbering;
+        if last == first { Sequence::Begins(last) } else { Sequence::Follows(last) }
     }
 
     fn forget_unused(&mut self, now: Instant) {
         let at = *self.forget_at.get_or_insert(now + NUMBERING_KEPT);
         if now >= at {
-            self.numbering.retain(|_, numbering| now < numbering.used + NUMBERING_KEPT);
+            let forgotten = &mut self.forgotten;
+            self.numbering.retain(|_, numbering| {
+                let is_used = now < numbering.used + NUMBERING_KEPT;
+                if !is_used {
+                    *forgotten = numbering.last.max(*forgotten);
+                }
+                is_used
+            });
             self.forget_at = Some(now + NUMBERING_KEPT);
         }
     }

@@ -159,7 +159,7 @@ impl Host {
 
     /// The process dies: all of its sockets break.
     pub(super) fn die(&mut self, sockets: &mut Sockets, redis: &mut RedisModel, clock: Clock) {
-        self.uplink.die(redis);
+        self.uplink.die(redis, clock);
         for slot in self.shards.iter().flat_map(|thread| &thread.slots) {
             if let Some(socket) = slot.socket.and_then(|socket| sockets.get_mut(&socket)) {
                 socket.up.break_off(clock.now);
@@ -226,7 +226,12 @@ impl ShardThread {
     }
 
     fn read(&mut self, place: usize, sockets: &mut Sockets, at: Now) {
-        let Some(socket) = self.slots[place].socket.and_then(|socket| sockets.get_mut(&socket)) else {
+        let Some(number) = self.slots[place].socket else { return };
+        let Some(socket) = sockets.get_mut(&number) else {
+            // It ended, and was forgotten, while this thread stood still.
+            if !std::mem::replace(&mut self.slots[place].ended, true) {
+                self.shard.handle_ended(self.key(place), at);
+            }
             return;
         };
         while let Some(mut bytes) = socket.up.receive(at.since_start_ms) {

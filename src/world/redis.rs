@@ -13,6 +13,9 @@ use crate::uplink::wire::{Decoder, Inbound};
 /// The script whose calls are not about presence.
 const HISTORY: &str = include_str!("../uplink/history.lua");
 
+/// Milliseconds after which what was on its way over a closed connection arrives at the latest.
+const LATE: Ms = 2_000;
+
 /// Which of an instance's connections one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -102,10 +105,15 @@ impl RedisModel {
         self.connections.get_mut(&number)
     }
 
-    /// The client has closed the connection.
-    pub(super) fn abandon(&mut self, number: u32) {
+    /// The client has closed the connection. What is still on its way may come much later, behind what is sent over
+    /// the next connection.
+    pub(super) fn abandon(&mut self, number: u32, now: Ms) {
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.abandoned = true;
+            if self.random.chance(300) {
+                let late = now + self.random.below(LATE);
+                connection.up.held_until = connection.up.held_until.max(late);
+            }
         }
     }
 

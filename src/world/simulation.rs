@@ -95,6 +95,9 @@ pub(super) struct Simulation {
     /// Takes effect once, when all is well again and nothing else explains it.
     plant: Option<Plant>,
     kept_back: Option<Record>,
+    /// Members of rooms with history that were told of a loss, and not where their room goes on: what they do not get
+    /// after that need not be a fault.
+    unplaced: BTreeSet<(Member, Room)>,
     received: u64,
     wrong_presence: Vec<String>,
     faults: Vec<(Ms, Fault)>,
@@ -178,6 +181,7 @@ impl Simulation {
             trace: std::hash::DefaultHasher::new(),
             plant,
             kept_back: None,
+            unplaced: BTreeSet::new(),
             received: 0,
             wrong_presence: Vec::new(),
             faults: Vec::new(),
@@ -357,6 +361,15 @@ impl Simulation {
                 }
                 self.unsure.push((host, now, room, message));
             }
+            match record {
+                Record::Resynced { member, room, position: None } if room.0 < WITH_HISTORY => {
+                    self.unplaced.insert((member, room));
+                }
+                Record::Joined { member, room, .. } | Record::Resynced { member, room, .. } => {
+                    self.unplaced.remove(&(member, room));
+                }
+                _ => {}
+            }
             self.received += u64::from(matches!(record, Record::Received { .. }));
             match self.plant {
                 Some(plant) if matches!(record, Record::Received { .. }) => self.spoil(plant, record),
@@ -368,7 +381,7 @@ impl Simulation {
     fn spoil(&mut self, plant: Plant, record: Record) {
         let now = self.clock.now;
         let Record::Received { member, room, offset, message } = record else { return };
-        if now < BEGINNING + SAFETY + SETTLED {
+        if now < BEGINNING + SAFETY + SETTLED || self.unplaced.contains(&(member, room)) {
             return self.checker.record(now, record);
         }
         match plant {

@@ -131,16 +131,16 @@ impl Uplink {
     }
 
     /// The process has died: its sockets close, what they had sent may still arrive.
-    pub(super) fn die(&mut self, redis: &mut RedisModel) {
+    pub(super) fn die(&mut self, redis: &mut RedisModel, clock: Clock) {
         for socket in [self.ingress_socket.take(), self.publisher_socket.take()].into_iter().flatten() {
-            redis.abandon(socket);
+            redis.abandon(socket, clock.now);
         }
     }
 
     pub(super) fn turn(&mut self, redis: &mut RedisModel, random: &mut Random, clock: Clock) {
         if let Err(error) = self.ingress_turn(redis, random, clock) {
             if let Some(socket) = self.ingress_socket.take() {
-                redis.abandon(socket);
+                redis.abandon(socket, clock.now);
             }
             if !matches!(error, LinkError::OtherConnection) {
                 self.wanted += 1;
@@ -151,7 +151,7 @@ impl Uplink {
         self.gather(random, clock);
         if self.publisher_turn(redis, random, clock).is_err() {
             if let Some(socket) = self.publisher_socket.take() {
-                redis.abandon(socket);
+                redis.abandon(socket, clock.now);
             }
             let unanswered = self.link.lost(clock.instant());
             self.publisher.link_lost(unanswered);
