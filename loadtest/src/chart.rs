@@ -82,10 +82,14 @@ impl Scale {
                 let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
                 let last = last.max(first + 1);
                 let within: &[f64] = if last - first <= 2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
-                let decades =
+                let all =
                     (first..=last).flat_map(|decade| within.iter().map(move |n| n * 10_f64.powi(decade)));
-                let ends = (10_f64.powi(first), 10_f64.powi(last));
-                (decades.filter(|tick| *tick <= ends.1 * 1.001).collect(), ends.0, ends.1)
+                let all: Vec<f64> = all.collect();
+                // The ticks from the last one below the numbers to the first one above.
+                let from = all.iter().rposition(|tick| *tick <= low * 1.001).unwrap_or(0);
+                let to = all.iter().position(|tick| *tick >= high * 0.999).unwrap_or(all.len() - 1);
+                let to = to.max(from + 1).min(all.len() - 1);
+                (all[from..=to].to_vec(), all[from], all[to])
             }
             Self::Percentile => {
                 let all = [0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999, 99.9999];
@@ -172,7 +176,7 @@ impl Chart {
         self.write_grid(&mut svg, &across, &up, width, height);
         for (mark, text) in &self.marks {
             let Some(x) = across.pixel(*mark) else { continue };
-            let (end, anchor) = if x > width * 0.75 { (x - 5.0, "end") } else { (x + 5.0, "start") };
+            let (end, anchor) = if x > width * 0.55 { (x - 5.0, "end") } else { (x + 5.0, "start") };
             write_to(
                 &mut svg,
                 format_args!(

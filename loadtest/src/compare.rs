@@ -103,6 +103,10 @@ enum Verdict {
 }
 
 impl Measure {
+    fn is_speed_of_connecting(&self) -> bool {
+        ["/connects_per_second", "/accepts_per_second"].contains(&self.pointer)
+    }
+
     /// The change in percent (`None` from nothing to something), and what it means.
     fn judge(&self, before: f64, after: f64, tolerance: f64) -> (Option<f64>, Verdict) {
         let change = match (before, after) {
@@ -169,6 +173,9 @@ fn compare(before: &Value, after: &Value, tolerance: f64) -> Report {
     for measure in &MEASURES {
         let number = |result: &Value| result.pointer(measure.pointer).and_then(Value::as_f64);
         let (Some(old), Some(new)) = (number(before), number(after)) else { continue };
+        if measure.is_speed_of_connecting() && (is_small(before) || is_small(after)) {
+            continue;
+        }
         let (change, verdict) = measure.judge(old, new, tolerance);
         let shown = change.map_or_else(|| "from none".to_owned(), |change| format!("{change:+.1} %"));
         let word = match verdict {
@@ -217,6 +224,12 @@ fn compare(before: &Value, after: &Value, tolerance: f64) -> Report {
         "passed": problems.is_empty(),
     });
     Report { json, table, problems, warnings }
+}
+
+/// Whether a result has so few connections that how fast they came up is chance.
+fn is_small(result: &Value) -> bool {
+    const FEWEST: u64 = 1_000;
+    result["connections"].as_u64().is_none_or(|connections| connections < FEWEST)
 }
 
 /// What plots need of a result.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use crate::chart::{Chart, Line, Scale, escaped};
-use crate::report::Report;
+use crate::report::{Report, grouped};
 
 /// Size of a plot, in pixels.
 const SIZE: (f64, f64) = (720.0, 320.0);
@@ -16,8 +16,8 @@ const STYLE: &str = ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,
     vertical-align:.15rem}.passed{background:#2da44e}.failed{background:#cf222e}.plots{display:grid;gap:1.2rem;\
     grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr));margin:1.5rem 0}.plots svg{width:100%;height:auto}\
     table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.2rem 1.2rem .2rem 0;text-align:left;\
-    vertical-align:top;border-bottom:1px solid #80808040;white-space:pre-wrap}li.problem{color:#cf222e}\
-    code,pre{font:13px ui-monospace,monospace}pre{white-space:pre-wrap}.worse{color:#cf222e}.better{color:#2da44e}";
+    vertical-align:top;border-bottom:1px solid #80808040;white-space:pre-wrap}li.problem{color:#cf222e}.columns td{font:13px ui-monospace,monospace}\
+    code,pre{font:13px ui-monospace,monospace}pre{white-space:pre-wrap}";
 
 /// The page of a report.
 pub fn page(report: &Report) -> String {
@@ -47,7 +47,8 @@ pub fn page(report: &Report) -> String {
             add(&mut page, format_args!("<ul>{}</ul>\n", items.concat()));
         }
     }
-    page.push_str("<table>");
+    let figures = if json["scenario"] == "compare" { " class=\"columns\"" } else { "" };
+    add(&mut page, format_args!("<table{figures}>"));
     for (label, value) in &report.table.rows {
         add(&mut page, format_args!("<tr><th>{}</th><td>{}</td></tr>\n", escaped(label), escaped(value)));
     }
@@ -139,7 +140,7 @@ fn of_run(json: &Value) -> Vec<Chart> {
     let line = |name: &str, field: &str, per_second| Line::new(name, over_time(json, field, per_second, 1.0));
     let mut title = "Latency from the intended send time".to_owned();
     if let Some(rate) = json["deliveries_per_second"].as_f64() {
-        let rate = crate::report::grouped(rate.round() as u64);
+        let rate = grouped(rate.round() as u64);
         title.push_str(&format!(", {rate} deliveries/s"));
     }
     let mut charts = vec![
@@ -200,7 +201,6 @@ fn of_storm(json: &Value) -> Vec<Chart> {
 fn of_sweep(json: &Value) -> Vec<Chart> {
     let mut steps: Vec<&Value> =
         json["steps"].as_array().map_or_else(Vec::new, |steps| steps.iter().collect());
-    let rate = |step: &Value| step["deliveries_per_second"].as_f64().unwrap_or(0.0);
     // What an overloaded server delivers says nothing about where on the axis it belongs: only what was asked does.
     steps.sort_by(|one, other| {
         one["rate"].as_f64().unwrap_or(0.0).total_cmp(&other["rate"].as_f64().unwrap_or(0.0))
@@ -214,10 +214,9 @@ fn of_sweep(json: &Value) -> Vec<Chart> {
         steps.first().zip(steps.last()).and_then(|(a, b)| Some((a["rate"].as_f64()?, b["rate"].as_f64()?)));
     let goal = goal.zip(ends).map_or_else(Vec::new, |(goal, (from, to))| vec![(from, goal), (to, goal)]);
     let highest = json["highest_rate"].as_f64();
-    let most = steps.iter().map(|step| rate(step)).fold(0.0, f64::max);
-    let mark = highest.map(|highest| {
-        (highest, format!("highest rate (of {} deliveries/s at most)", crate::report::grouped(most as u64)))
-    });
+    let delivered = json["highest_deliveries_per_second"].as_f64().map(|rate| grouped(rate.round() as u64));
+    let mark = highest.zip(delivered);
+    let mark = mark.map(|(rate, delivered)| (rate, format!("highest: {delivered} deliveries/s")));
     let marks: Vec<_> = mark.into_iter().collect();
     let chart = |title: &str, label, scale, lines| Chart {
         title: title.to_owned(),

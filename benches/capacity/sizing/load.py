@@ -11,8 +11,8 @@ from harness.bench import GENERATOR_CORES, IN_TIME, OVERHEAD_SECONDS, SERVER_COR
 from harness.generator import LEAD_SECONDS
 from harness.peers import Peer
 
-# Seconds to send before measuring.
-WARMUP = 1
+# Seconds to send before measuring; in a cluster more, because presence of all members is still being written.
+WARMUP, CLUSTER_WARMUP = 1, 3
 # Beyond this many deliveries per second the generator reads every 5 ms, so as not to be the limit itself.
 BUSY = 100_000
 # Counters of /metrics that say what the server did; a version without one of them goes without its figures.
@@ -24,6 +24,7 @@ COUNTERS = {
     "bytes_out": "websocket_sent_bytes_total",
     "batches": "redis_batches_sent_total",
     "batch_bytes": "redis_batch_sent_bytes_total",
+    "received": "redis_batches_received_total",
     "published": "redis_published_total",
 }
 
@@ -86,20 +87,21 @@ class Machine(Bench):
         read_every_ms = 5 if load.deliveries > BUSY else 0
         # A second longer than is looked at: the first look takes its time too.
         longer = seconds + 1
-        with self.rooms(peer, servers, read_every_ms, longer, payload=load.payload, **options) as generator:
+        warmup = CLUSTER_WARMUP if shared else WARMUP
+        with self.rooms(peer, servers, read_every_ms, longer, payload=load.payload, warmup=warmup, **options) as generator:
             generator.await_ready()
-            time.sleep(LEAD_SECONDS + WARMUP)
+            time.sleep(LEAD_SECONDS + warmup)
             before = Reading.take(servers, shared)
             time.sleep(seconds)
             used = Reading.take(servers, shared).since(before)
             result = generator.result(longer + OVERHEAD_SECONDS)
         return {**_of_run(result, load), **used}
 
-    def rooms(self, peer, servers, read_every_ms=0, seconds=None, payload=128, **options):
+    def rooms(self, peer, servers, read_every_ms=0, seconds=None, payload=128, warmup=WARMUP, **options):
         """A generator whose connections send to each other."""
         settings = {
             "payload": payload,
-            "warmup": WARMUP,
+            "warmup": warmup,
             "duration": seconds or self.seconds,
             "settle_ms": 3_000,
             "read_every_ms": read_every_ms,

@@ -63,13 +63,18 @@ def memory_model(runs):
 
 
 def redis_model(runs):
-    """Redis's CPU seconds per second = base + per batch + per byte, in and out."""
+    """Redis's CPU seconds per second = base + per batch published + per batch received + per byte, in and out."""
     usable = [run for run in runs if run["instances"] > 1 and run["kept_up"] and run.get("batches_per_second")]
     rows = [
-        [1.0, run["batches_per_second"], run["redis_input_bytes_per_second"] + run["redis_output_bytes_per_second"]]
+        [
+            1.0,
+            run["batches_per_second"],
+            run["received_per_second"] or 0.0,
+            run["redis_input_bytes_per_second"] + run["redis_output_bytes_per_second"],
+        ]
         for run in usable
     ]
-    return fit(rows, [run["redis_cpu_seconds_per_second"] for run in usable], ["base", "batch", "byte"])
+    return fit(rows, [run["redis_cpu_seconds_per_second"] for run in usable], ["base", "batch", "copy", "byte"])
 
 
 def core_deliveries(cpu, room, bytes_each, sends_per_delivery):
@@ -92,11 +97,11 @@ def machine(cpu, memory, kernel_bytes, cores, memory_bytes, efficiency, room, by
     }
 
 
-def redis_limit(model, batches_per_message, bytes_in_per_message, bytes_out_per_copy, copies):
+def redis_limit(model, batches_per_message, batches_per_copy, bytes_in_per_message, bytes_out_per_copy, copies):
     """Messages per second of a whole cluster at which Redis has used [`UTILISATION`] of its one core, when each message
     goes to `copies` other instances."""
     of = model["coefficients"]
-    per_message = of["batch"] * batches_per_message
+    per_message = of["batch"] * batches_per_message + of["copy"] * batches_per_copy * copies
     per_message += of["byte"] * (bytes_in_per_message + bytes_out_per_copy * copies)
     return max(UTILISATION - of["base"], 0) / per_message if per_message else 0.0
 

@@ -181,6 +181,7 @@ def _coefficients(models):
         ("memory", "room"): ("each room", 1, "bytes"),
         ("redis", "base"): ("Redis with its instances idle", 1e2, "% of a core"),
         ("redis", "batch"): ("each batch published", 1e6, "µs"),
+        ("redis", "copy"): ("each batch received by an instance", 1e6, "µs"),
         ("redis", "byte"): ("each KiB in or out", 1024e6, "µs"),
     }
     names = {"cpu": "CPU of a shard", "memory": "resident memory", "redis": "CPU of Redis"}
@@ -265,7 +266,8 @@ def _cluster(found, models):
             bytes_in = run["redis_input_bytes_per_second"] / messages
             copy = run["redis_output_bytes_per_second"] / messages / (run["instances"] - 1)
             batches = run["batches_per_second"] / messages
-            limit = redis_limit(models["redis"], batches, bytes_in, copy, copies)
+            received = (run["received_per_second"] or 0) / messages / (run["instances"] - 1)
+            limit = redis_limit(models["redis"], batches, received, bytes_in, copy, copies)
             rows.append([title, name, _number(copies, 1), _number(batches, 2), _number(limit), _number(limit / CLUSTER)])
     headings = ["rooms", "batching", "other instances with members", "batches per message", "messages/s at Redis's limit", "per instance"]
     lines = _table(headings, rows)

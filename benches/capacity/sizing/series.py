@@ -54,7 +54,7 @@ def connections(machine, scale):
 
 def rooms(machine, scale):
     """The same number of deliveries in rooms of all sizes."""
-    return [lambda r=max(room // scale, 2): machine.fan_out_costs(_load(r)) for room in ROOMS]
+    return [lambda r=max(room // scale, 2): machine.fan_out_costs(_load(r)) for room in ROOMS if room // scale >= 2 or room == ROOMS[0]]
 
 
 def payloads(machine, _):

@@ -130,9 +130,8 @@ fn json(name: &str, common: &CommonArguments, figures: &Figures) -> Map<String, 
     }) else {
         unreachable!("the literal is an object")
     };
-    if tally.comings.left > 0 {
-        json.insert("churn".to_owned(), comings(common, tally));
-    }
+    let has_churn = tally.comings.left > 0;
+    json.insert("churn".to_owned(), if has_churn { comings(common, tally) } else { Value::Null });
     json
 }
 
