@@ -146,7 +146,7 @@ fn heartbeats_and_reaping_come_at_their_times() {
         ingress.tick(BOTH_UP, now).unwrap();
         calls += &said(&mut ingress);
     }
-    assert_eq!((calls.matches("reap").count(), calls.matches("register").count()), (3, 2), "{calls}");
+    assert_eq!((calls.matches("reap").count(), calls.matches("register").count()), (5, 2), "{calls}");
 }
 
 /// The arguments of the restore call that the ingress makes for alice, announced, and anna, a newcomer.
@@ -161,10 +161,7 @@ fn restore_after(silence: Duration) -> Vec<String> {
     let member = |who| Member { user: UserId::parse(who).unwrap(), name: None, socket: "s".into() };
     let room = RoomId::parse("r").unwrap();
     let (members, newcomers) = (vec![member("alice")], vec![member("anna")]);
-    ingress.command(
-        UplinkCommand::Restore { room, route: Arc::default(), members, newcomers, published: false },
-        now,
-    );
+    ingress.command(UplinkCommand::Restore { room, route: Arc::default(), members, newcomers }, now);
     let said = said(&mut ingress);
     let words: Vec<String> = said.split("\r\n").filter(|w| !w.starts_with('$')).map(String::from).collect();
     let at = words.iter().position(|word| word == "restore").expect("the room is restored");
@@ -173,10 +170,10 @@ fn restore_after(silence: Duration) -> Vec<String> {
 
 #[test]
 fn members_are_held_as_present_unless_others_may_have_taken_the_instance_for_dead() {
-    let threshold = settings().inactive_threshold;
-    let short = restore_after(threshold - Duration::from_millis(1));
+    let silence = settings().silence();
+    let short = restore_after(silence - Duration::from_millis(1));
     assert_eq!(short[..5], ["r", "a", "1", "alice", "anna"]);
-    let long = restore_after(threshold);
+    let long = restore_after(silence);
     assert_eq!(long[..5], ["r", "a", "0", "anna", "alice"]);
 }
 

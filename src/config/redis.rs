@@ -41,11 +41,25 @@ pub struct RedisSettings {
     pub heartbeat_interval: Duration,
     /// Time between looks for instances that have gone silent; at most `inactive_threshold`.
     pub cleanup_interval: Duration,
-    /// Silence after which an instance counts as gone.
+    /// Time within which the members of an instance that died have left.
     pub inactive_threshold: Duration,
 }
 
+/// Looks for silent instances within the inactivity threshold, at least.
+const LOOKS_PER_THRESHOLD: u32 = 10;
+
 impl RedisSettings {
+    /// Silence after which an instance counts as gone: shorter than the threshold by two looks, the one that finds it and
+    /// another in which its rooms are cleared.
+    pub fn silence(&self) -> Duration {
+        self.inactive_threshold / LOOKS_PER_THRESHOLD * (LOOKS_PER_THRESHOLD - 2)
+    }
+
+    /// Time between looks for silent instances.
+    pub fn look_interval(&self) -> Duration {
+        self.cleanup_interval.min(self.inactive_threshold / LOOKS_PER_THRESHOLD)
+    }
+
     /// Settings before any value is read: no cluster while `host` is empty.
     pub(super) fn blank() -> Self {
         Self {

@@ -354,11 +354,16 @@ impl Shard {
         if home.is_some_and(|home| self.mesh.is_congested(home)) {
             return busy();
         }
-        if let Some(uplink) = &self.uplink
-            && uplink.state != LinkState::Down
-        {
-            let publication = Publication::Event { target: target.clone(), event: frame::payload(&frame) };
-            if uplink.publications.try_send(publication).is_err() {
+        if let Some(uplink) = &mut self.uplink {
+            let event = frame::payload(&frame);
+            let taken = match target {
+                Target::Room(room) if uplink.state == LinkState::Down => uplink.note_published_alone(room),
+                _ if uplink.state == LinkState::Down => true,
+                _ => {
+                    uplink.publications.try_send(Publication::Event { target: target.clone(), event }).is_ok()
+                }
+            };
+            if !taken {
                 return busy();
             }
         }
@@ -426,11 +431,7 @@ impl Shard {
     }
 
     fn home_to_room(&mut self, room: &RoomId, frame: &Bytes) {
-        let alone = self.uplink.as_ref().is_some_and(|uplink| uplink.state == LinkState::Down);
         let Some(home) = self.homes.get(room.as_str()) else { return };
-        if alone {
-            home.route.mark_published_alone();
-        }
         for shard in home.route.shards() {
             let envelope = Envelope::RoomFrame { room: room.clone(), sender: None, frame: frame.clone() };
             if !self.mesh.offer(shard, envelope) {

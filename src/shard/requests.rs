@@ -388,9 +388,11 @@ impl Shard {
             let room = slice.room.clone();
             return self.store(id, room, &frame, message_id, now);
         }
-        if let Some(uplink) = &self.uplink {
+        if let Some(uplink) = &mut self.uplink {
             if uplink.state == LinkState::Down {
-                slice.route.mark_published_alone();
+                if !uplink.note_published_alone(&slice.room) {
+                    return Err(BUSY);
+                }
             } else {
                 let publication = Publication::Event {
                     target: Target::Room(slice.room.clone()),

@@ -179,7 +179,6 @@ impl Shard {
             LinkState::Restoring => self.restore(),
             LinkState::Up => {
                 self.homes.iter_mut().for_each(|(_, home)| home.set_all_registered());
-                self.restore_late();
                 self.deliver_to_everyone(&event::cluster_status(ClusterStatus::Ok));
             }
             LinkState::Down => {}
@@ -196,26 +195,13 @@ impl Shard {
                 route: home.route.clone(),
                 members,
                 newcomers,
-                published: home.route.take_published_alone(),
             });
         }
         let users = self.user_homes.users().cloned().collect();
         uplink.commands.send(UplinkCommand::RestoreUsers { users });
+        let rooms = uplink.published_alone.drain().collect();
+        uplink.commands.send(UplinkCommand::PublishedAlone { rooms });
         uplink.commands.send(UplinkCommand::Restored { shard: self.id });
-    }
-
-    /// Restores those rooms once more in which a shard has published alone after they were restored, because it
-    /// heard later than this one that the link is back. By now all of them have heard.
-    fn restore_late(&mut self) {
-        let Some(uplink) = &mut self.uplink else { return };
-        for (room, home) in self.homes.iter_mut() {
-            if home.route.take_published_alone() {
-                let (members, newcomers) = home.by_registration();
-                let (room, route) = (room.clone(), home.route.clone());
-                let restore = UplinkCommand::Restore { room, route, members, newcomers, published: true };
-                uplink.commands.send(restore);
-            }
-        }
     }
 
     // ── as the owner of connections ───────────────────────────────────────────────────────

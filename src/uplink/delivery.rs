@@ -102,6 +102,11 @@ impl Overflow {
     fn is_empty(&self) -> bool {
         !self.all && self.rooms.is_empty()
     }
+
+    /// Whether members of this room have something to be told before any further message.
+    fn covers(&self, room: &RoomId) -> bool {
+        !self.is_empty() && (self.all || self.rooms.contains(room))
+    }
 }
 
 /// The way from the uplink to the shards.
@@ -329,15 +334,17 @@ impl Delivery {
         }
     }
 
-    /// Sends an event if the shard's queue has room; if not, the room's members will be told to resync.
+    /// Sends an event if the shard's queue has room; if not, the room's members will be told to resync, and get nothing
+    /// more of the room until then: a message behind one that is missing would be a gap that nobody has announced.
     fn offer(&mut self, shard: ShardId, envelope: Envelope, room: Option<&RoomId>) {
-        let outlet = &mut self.shards[shard.index()];
-        if outlet.offer(envelope).is_ok() {
+        let (outlet, overflow) = (&mut self.shards[shard.index()], &mut self.overflows[shard.index()]);
+        let is_late = room.is_some_and(|room| overflow.covers(room));
+        if !is_late && outlet.offer(envelope).is_ok() {
             return;
         }
         self.cells.deliveries_dropped.add(1);
         if let Some(room) = room {
-            self.overflows[shard.index()].add(room);
+            overflow.add(room);
         }
     }
 

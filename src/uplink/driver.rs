@@ -104,13 +104,8 @@ pub fn start(
 ) -> Result<UplinkHandle, UplinkError> {
     let origin = Origin(u64::from(boot) << 32 | u64::from(random()? as u32));
     let now = Instant::now();
-    let caller = Caller::new(
-        &settings.prefix,
-        instance,
-        origin,
-        settings.heartbeat_interval,
-        settings.inactive_threshold,
-    );
+    let caller =
+        Caller::new(&settings.prefix, instance, origin, settings.heartbeat_interval, settings.silence());
     let history = HistoryCaller::new(&settings.prefix, origin, rules.clone());
     let reached =
         preflight::check(settings, (&caller, &history), link(settings, instance, "preflight", now)?)?;

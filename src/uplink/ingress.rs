@@ -3,10 +3,10 @@
 //! Everything runs over one connection, so everything has one order: a join's SUBSCRIBE goes out in
 //! front of its script call, and the reply to the call is followed by every later message of the room.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashSet;
 use redis::{ServerError, Value, cmd};
 
 use super::batch::{self, Header, Origin, Sequence};
@@ -18,7 +18,9 @@ use super::presence::{self, Call, Caller, KEY_TTL, Registered};
 use super::registry::Registry;
 use super::script_queue::{Outgoing, ScriptQueue};
 use crate::config::RedisSettings;
+use crate::hashing::Hashing;
 use crate::identity::{ConnectionId, InstanceId, RoomId, UserId};
+use crate::limits;
 use crate::metrics::UplinkCells;
 use crate::room::history::NotRecovered;
 use crate::room::route::RoomRoute;
@@ -29,8 +31,8 @@ mod reading;
 /// Commands without an answer, above which no more are taken from the shards: their queue bounds the rest.
 const AWAITED: usize = 10_000;
 
-/// Part of the inactivity threshold after which a silent instance is certainly looked for.
-const REAPS_PER_THRESHOLD: u32 = 5;
+/// Rooms to be told of what they missed: those of several shards, or losses in a row.
+const PUBLISHED_ALONE: usize = 8 * limits::ROOMS_ALONE;
 
 /// Renewals within the life of a key: two may be late or lost.
 const RENEWALS_PER_TTL: u32 = 4;
@@ -101,23 +103,25 @@ pub struct Ingress {
     history_scripts: ScriptQueue<history::Call>,
     delivery: Delivery,
     registry: Registry,
-    users: HashSet<UserId>,
+    users: HashSet<UserId, Hashing>,
     origin: Origin,
     stage: Stage,
     timers: Timers,
     heartbeat: Duration,
-    threshold: Duration,
+    /// Silence after which others take this instance for gone.
+    silence: Duration,
     reap_every: Duration,
     /// When this process last asked to be registered with success; nothing before the first time.
     registered: Option<Instant>,
-    /// Whether others still hold those members as present that this instance has announced: that it
-    /// cannot have been taken for dead since.
+    /// Whether others still hold those members as present that this instance has announced.
     held: bool,
     /// Whether members may have missed something since the link was last up.
     missed: bool,
     /// What the shards were told last.
     told: LinkState,
     publisher_losses: u64,
+    /// Rooms in which this instance has published unheard, until the others have been told.
+    published_alone: HashSet<RoomId, Hashing>,
     cells: Arc<UplinkCells>,
 }
 
@@ -132,29 +136,30 @@ impl Ingress {
         cells: Arc<UplinkCells>,
         now: Instant,
     ) -> Self {
-        let RedisSettings { prefix, heartbeat_interval, cleanup_interval, inactive_threshold, .. } = settings;
+        let (prefix, silence) = (&settings.prefix, settings.silence());
         let history = HistoryCaller::new(prefix, origin, delivery.following().rules().clone());
         let mut ingress = Self {
             link,
             history,
             history_scripts: ScriptQueue::default(),
             channels: Channels::new(prefix),
-            caller: Caller::new(prefix, instance, origin, *heartbeat_interval, *inactive_threshold),
+            caller: Caller::new(prefix, instance, origin, settings.heartbeat_interval, silence),
             scripts: ScriptQueue::default(),
             delivery,
-            registry: Registry::new(instance, *inactive_threshold),
-            users: HashSet::new(),
+            registry: Registry::new(instance, silence),
+            users: HashSet::default(),
             origin,
             stage: Stage::Down,
             timers: Timers { register: now, reap: now, renew: now, check: now },
-            heartbeat: *heartbeat_interval,
-            threshold: *inactive_threshold,
-            reap_every: (*cleanup_interval).min(*inactive_threshold / REAPS_PER_THRESHOLD),
+            heartbeat: settings.heartbeat_interval,
+            silence,
+            reap_every: settings.look_interval(),
             registered: reached.then_some(now),
             held: false,
             missed: !reached,
             told: LinkState::Restoring,
             publisher_losses: 0,
+            published_alone: HashSet::default(),
             cells,
         };
         ingress.cells.instances.set(1);
@@ -323,14 +328,11 @@ impl Ingress {
                 self.unsubscribe(Channel::User(user.as_str()), now);
                 self.users.remove(&user);
             }
-            UplinkCommand::Restore { room, route, members, newcomers, published } => {
+            UplinkCommand::Restore { room, route, members, newcomers } => {
                 self.subscribe_room(&room, route, now);
                 if self.delivery.following().covers(room.as_str()) {
                     self.delivery.following().restore(&room);
                     self.send_reads(now);
-                }
-                if published {
-                    self.tell_others_to_resync(&room, now);
                 }
                 self.restore(room, members, newcomers, now);
             }
@@ -341,20 +343,25 @@ impl Ingress {
                     }
                 }
             }
+            UplinkCommand::PublishedAlone { rooms } => {
+                let free = PUBLISHED_ALONE.saturating_sub(self.published_alone.len());
+                self.published_alone.extend(rooms.into_iter().take(free));
+            }
             UplinkCommand::Restored { shard } => self.shard_restored(shard.0, now),
         }
     }
 
-    fn tell_others_to_resync(&mut self, room: &RoomId, now: Instant) {
+    fn tell_others_to_resync(&mut self, now: Instant) {
         let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, from_script: false };
         let mut resync = batch::header(head).to_vec();
         batch::push_resync(&mut resync);
-        let channel = self.channels.name(Channel::Room(room.as_str()));
-        self.link.send(cmd("PUBLISH").arg(channel).arg(resync), Expect::Nothing, now);
+        for room in &self.published_alone {
+            let channel = self.channels.name(Channel::Room(room.as_str()));
+            self.link.send(cmd("PUBLISH").arg(channel).arg(&resync), Expect::Nothing, now);
+        }
     }
 
-    fn restore(&mut self, room: RoomId, announced: Vec<Member>, mut newcomers: Vec<Member>, now: Instant) {
-        let mut held = announced;
+    fn restore(&mut self, room: RoomId, mut held: Vec<Member>, mut newcomers: Vec<Member>, now: Instant) {
         if !self.held {
             newcomers.append(&mut held);
         }
@@ -371,6 +378,7 @@ impl Ingress {
         if let Stage::Restoring { restored } = &mut self.stage {
             *restored |= 1 << shard;
             if *restored == all {
+                self.tell_others_to_resync(now);
                 // Its answer comes after those to everything that the shards have restored.
                 self.stage = Stage::Sweeping;
                 self.call(Call::Occupied, now);
@@ -388,6 +396,7 @@ impl Ingress {
         }
         if self.stage == Stage::Sweeping {
             self.stage = Stage::Up;
+            self.published_alone.clear();
             self.link.settled();
             self.cells.link_up.set(1);
             if std::mem::take(&mut self.missed) {
@@ -464,7 +473,7 @@ impl Ingress {
         }
         self.stage = Stage::Registering;
         // When Redis itself was away, all instances look silent: first they get the time to come back.
-        let reap = now + self.reap_every.max(BACKOFF_LONGEST.min(self.threshold));
+        let reap = now + self.reap_every.max(BACKOFF_LONGEST.min(self.silence));
         let renew = now + KEY_TTL / RENEWALS_PER_TTL;
         self.timers = Timers { register: now + self.heartbeat, reap, renew, check: now + CHECK_EVERY };
         self.load_history(now);
@@ -552,8 +561,8 @@ impl Ingress {
             Registered::Clearing if self.stage == Stage::Leaving => {}
             Registered::Clearing => self.register(now),
             Registered::Alive { known, instances } => {
-                // Nobody can have removed it since: that takes a silence as long as the threshold.
-                let held = self.registered.is_some_and(|last| now < last + self.threshold);
+                // Nobody can have removed it since: that takes a longer silence.
+                let held = self.registered.is_some_and(|last| now < last + self.silence);
                 self.registered = Some(at);
                 for instance in instances {
                     self.registry.heard(instance, now);

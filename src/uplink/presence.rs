@@ -87,7 +87,8 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The caller for one instance. `heartbeat` and `threshold` are the settings of those names.
+    /// The caller for one instance. `heartbeat` is the time between heartbeats, `threshold` the silence after which an
+    /// instance counts as gone.
     pub fn new(
         prefix: &str,
         instance: &InstanceId,

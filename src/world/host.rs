@@ -103,6 +103,7 @@ impl Host {
             commands: Outlet::to(commands.clone(), ingress_waker.clone()),
             publications: publications.clone(),
             state: LinkState::Restoring,
+            published_alone: Default::default(),
             settled: false,
         };
         let shards = outlets.into_iter().zip(inboxes).enumerate().map(|(index, (outlets, inboxes))| {

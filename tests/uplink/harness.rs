@@ -376,18 +376,11 @@ impl Instance {
     }
 
     /// What a home shard says of one room when the link is back.
-    pub fn restore(
-        &self,
-        room: &RoomId,
-        route: &Arc<RoomRoute>,
-        members: &[&str],
-        newcomers: &[&str],
-        published: bool,
-    ) {
+    pub fn restore(&self, room: &RoomId, route: &Arc<RoomRoute>, members: &[&str], newcomers: &[&str]) {
         let [members, newcomers] =
             [members, newcomers].map(|names| names.iter().map(|n| member(n)).collect());
         let (room, route) = (room.clone(), Arc::clone(route));
-        self.command(UplinkCommand::Restore { room, route, members, newcomers, published });
+        self.command(UplinkCommand::Restore { room, route, members, newcomers });
     }
 
     pub fn leave(&self, room: &RoomId, who: &str, last: bool) {

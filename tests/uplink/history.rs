@@ -178,7 +178,7 @@ fn what_a_killed_subscription_missed_is_given_without_a_resync() {
     a.store(&room("r"), "alice", "m2", "m2");
     b.expect_link(LinkState::Restoring);
     a.store(&room("r"), "alice", "m3", "m3");
-    b.restore(&room("r"), &route, &["bob"], &[], false);
+    b.restore(&room("r"), &route, &["bob"], &[]);
     b.restored();
     a.store(&room("r"), "alice", "m4", "m4");
     for n in 2..=4 {
@@ -242,7 +242,7 @@ fn a_redis_that_comes_back_empty_begins_a_new_epoch() {
     drop(redis);
     let _redis = Redis::on(port, &[]);
     a.expect_link(LinkState::Restoring);
-    a.restore(&room("r"), &route, &["alice"], &[], false);
+    a.restore(&room("r"), &route, &["alice"], &[]);
     a.restored();
     let position = match a.next(0) {
         Envelope::RoomResync { reason: "new_epoch", position: Some(position), .. } => position,
@@ -334,7 +334,7 @@ fn a_slow_redis_is_a_timeout_and_the_repetition_no_second_message() {
     a.expect_link(LinkState::Down);
     redis.signal("CONT");
     a.expect_link(LinkState::Restoring);
-    a.restore(&room("r"), &route, &["alice"], &[], false);
+    a.restore(&room("r"), &route, &["alice"], &[]);
     a.restored();
     assert_eq!(a.store(&room("r"), "alice", "m1", "m1"), StoreOutcome::Stored(1));
     assert_eq!(a.store(&room("r"), "alice", "m2", "m2"), StoreOutcome::Stored(2));

@@ -164,7 +164,7 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "INACTIVE_THRESHOLD",
         group: Redis,
-        prose: "Silence after which an instance counts as gone, and its members leave.",
+        prose: "Time within which the members of an instance that died have left; it counts as gone after a silence of 0.8 of that.",
         default: Is("15000"),
         kind: milliseconds(150..=3_600_000, |d, t| d.redis.inactive_threshold = t),
     },

@@ -1,5 +1,6 @@
 //! What reaches a shard that keeps up, and what one that does not is told instead.
 
+use crossbeam_channel::Receiver;
 use proptest::prelude::*;
 
 use super::*;
@@ -69,22 +70,44 @@ fn came() -> Vec<u8> {
     batch
 }
 
-#[test]
-fn presence_for_a_shard_that_stands_still_is_bounded_and_ends_in_a_resync() {
-    let (outlet, shard) = Outlet::new(1, Waker::new().unwrap());
-    let cells = Arc::new(UplinkCells::default());
-    let mut delivery =
-        Delivery::new(Origin(1), vec![outlet], Following::new(HistoryRules::none(), 1), Arc::clone(&cells))
-            .unwrap();
+/// A delivery to one shard whose queue holds so many envelopes and which is in the room `r`.
+fn delivery_to(capacity: usize) -> (Delivery, Receiver<Envelope>) {
+    let (outlet, shard) = Outlet::new(capacity, Waker::new().unwrap());
+    let following = Following::new(HistoryRules::none(), 1);
+    let mut delivery = Delivery::new(Origin(1), vec![outlet], following, Arc::default()).unwrap();
     let route = Arc::new(RoomRoute::default());
     route.add(ShardId(0));
     delivery.add_room(&RoomId::parse("r").unwrap(), route);
+    (delivery, shard)
+}
+
+#[test]
+fn no_message_of_a_room_comes_between_one_that_was_dropped_and_the_resync() {
+    let (mut delivery, shard) = delivery_to(2);
+    let message = |delivery: &mut Delivery| delivery.deliver(Channel::Room("r"), br#"{"data":1}"#, NOW);
+    (0..3).for_each(|_| message(&mut delivery));
+    assert!(matches!(shard.try_recv(), Ok(Envelope::RoomFrame { .. })));
+    message(&mut delivery);
+    assert!(matches!(shard.try_recv(), Ok(Envelope::RoomFrame { .. })));
+    assert!(
+        shard.try_recv().is_err(),
+        "the third was dropped, the fourth must not come before they are told"
+    );
+    delivery.flush();
+    message(&mut delivery);
+    assert!(matches!(shard.try_recv(), Ok(Envelope::RoomResync { reason: reason::OVERFLOW, .. })));
+    assert!(matches!(shard.try_recv(), Ok(Envelope::RoomFrame { .. })));
+}
+
+#[test]
+fn presence_for_a_shard_that_stands_still_is_bounded_and_ends_in_a_resync() {
+    let (mut delivery, shard) = delivery_to(1);
     let came = came();
     let sent = 1 + PRESENCE_WAITING + 10;
     for _ in 0..sent {
         delivery.deliver(Channel::Room("r"), &came, NOW);
     }
-    assert_eq!(cells.deliveries_dropped.get(), 10);
+    assert_eq!(delivery.cells.deliveries_dropped.get(), 10);
     let (mut presence, mut resyncs) = (0, Vec::new());
     loop {
         match shard.try_recv() {
