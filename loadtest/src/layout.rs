@@ -43,7 +43,7 @@ impl Layout {
 
     /// Whether a connection stays for the whole run.
     pub fn is_stable(&self, connection: usize) -> bool {
-        self.position(connection) + self.transients < self.room_size
+        self.transients == 0 || self.position(connection) + self.transients < self.room_size
     }
 
     /// The server of a connection.

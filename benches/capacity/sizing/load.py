@@ -43,9 +43,7 @@ def tableforge(shards=1, cores=(), **settings):
     def start(installation):
         return [installation.own("tableforge"), "serve"], environment
 
-    return Peer(
-        "tableforge", "TableForge", start, "tableforge", "/ws", "WS_PORT", more_cores=frozenset(cores)
-    )
+    return Peer("tableforge", "TableForge", start, "tableforge", "/ws", "WS_PORT", more_cores=frozenset(cores))
 
 
 @dataclass
@@ -88,7 +86,9 @@ class Machine(Bench):
         # A second longer than is looked at: the first look takes its time too.
         longer = seconds + 1
         warmup = CLUSTER_WARMUP if shared else WARMUP
-        with self.rooms(peer, servers, read_every_ms, longer, payload=load.payload, warmup=warmup, **options) as generator:
+        with self.rooms(
+            peer, servers, read_every_ms, longer, payload=load.payload, warmup=warmup, **options
+        ) as generator:
             generator.await_ready()
             time.sleep(LEAD_SECONDS + warmup)
             before = Reading.take(servers, shared)

@@ -80,7 +80,9 @@ def redis_model(runs):
 def core_deliveries(cpu, room, bytes_each, sends_per_delivery):
     """Deliveries per second of one core at [`UTILISATION`] in rooms of a size."""
     of = cpu["coefficients"]
-    per_delivery = of["delivery"] + of["byte"] * bytes_each + of["send"] * sends_per_delivery + of["message"] / (room - 1)
+    per_delivery = (
+        of["delivery"] + of["byte"] * bytes_each + of["send"] * sends_per_delivery + of["message"] / (room - 1)
+    )
     return max(UTILISATION - of["base"], 0) / per_delivery if per_delivery else 0.0
 
 

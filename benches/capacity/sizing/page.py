@@ -79,8 +79,16 @@ def _connections(found):
         ]
         for run in runs
     ]
-    headings = ["idle connections", "rooms", "resident bytes each", "kernel bytes each", "CPU µs per ping",
-                "CPU µs to accept and join", "accepted and joined per second", ""]
+    headings = [
+        "idle connections",
+        "rooms",
+        "resident bytes each",
+        "kernel bytes each, both ends",
+        "CPU µs per ping",
+        "CPU µs to accept and join",
+        "accepted and joined per second",
+        "",
+    ]
     return ["### Connections", "![memory](capacity/memory.svg)", "\n".join(_table(headings, rows))]
 
 
@@ -104,8 +112,19 @@ def _fan_out(found, name, title, picture, column, value):
         ]
         for run in runs
     ]
-    headings = [column, "messages/s", "deliveries/s", "bytes each", "CPU, % of a core", "CPU µs per delivery",
-                "CPU µs per message", "sends per delivery", "p50 ms", "p99 ms", ""]
+    headings = [
+        column,
+        "messages/s",
+        "deliveries/s",
+        "bytes each",
+        "CPU, % of a core",
+        "CPU µs per delivery",
+        "CPU µs per message",
+        "sends per delivery",
+        "p50 ms",
+        "p99 ms",
+        "",
+    ]
     return [f"### {title}", f"![{name}](capacity/{picture}.svg)", "\n".join(_table(headings, rows))]
 
 
@@ -135,9 +154,21 @@ def _instances(found):
                 _note(run),
             ]
         )
-    headings = ["instances", "messages/s", "data bytes", "CPU µs per delivery", "Redis CPU, % of a core",
-                "Redis CPU µs per message", "batches per message", "Redis commands per message", "bytes in", "bytes out",
-                "p50 ms", "p99 ms", ""]
+    headings = [
+        "instances",
+        "messages/s",
+        "data bytes",
+        "CPU µs per delivery",
+        "Redis CPU, % of a core",
+        "Redis CPU µs per message",
+        "batches per message",
+        "Redis commands per message",
+        "bytes in",
+        "bytes out",
+        "p50 ms",
+        "p99 ms",
+        "",
+    ]
     return ["### Instances on one Redis", "![Redis](capacity/redis.svg)", "\n".join(_table(headings, rows))]
 
 
@@ -148,7 +179,7 @@ def _overload(found):
     run = runs[0]
     surge, steady = run["surge"], run["steady"]
     recovered = run["recovered_after_seconds"]
-    when = "not within the run" if recovered is None else f"{recovered:.1f} s after the surge"
+    when = "not within the run" if recovered is None else f"in the second that began {recovered:.1f} s after the surge"
     closed = ", ".join(f"{number:,} × {reason}" for reason, number in surge["connections_lost"].items()) or "none"
     grown = (run["resident_bytes_most"] or 0) - (run["resident_bytes_before"] or 0)
     rows = [
@@ -188,7 +219,11 @@ def _coefficients(models):
     for (model, coefficient), (what, factor, unit) in units.items():
         if model in models:
             value = models[model]["coefficients"][coefficient] * factor
-            lines.append(f"| {names[model]} | {what} | {value:,.3g} {unit} |" if value < 1e3 else f"| {names[model]} | {what} | {value:,.0f} {unit} |")
+            lines.append(
+                f"| {names[model]} | {what} | {value:,.3g} {unit} |"
+                if value < 1e3
+                else f"| {names[model]} | {what} | {value:,.0f} {unit} |"
+            )
     errors = [
         f"{names[name]}: {fit['runs']} runs, off by {fit['mean_error_percent']:.0f} % on average and "
         f"{fit['worst_error_percent']:.0f} % at worst"
@@ -197,11 +232,16 @@ def _coefficients(models):
     return ["### Model", "\n".join(lines), "How well it fits: " + "; ".join(errors) + "."]
 
 
-def _efficiency(found):
-    """What a second shard is worth: CPU per delivery of one shard as a share of that of two; at most 1."""
-    costs = {run["shards"]: _cost(run) for run in _made(found, "shards") if run["kept_up"]}
-    if costs.get(1) and costs.get(2):
-        return min(costs[1] / costs[2], 1.0)
+def _efficiency(found, models):
+    """What a shard among two does of what one does alone, at most 1: beyond what the model says of its more and smaller
+    sends, the rest is hand-over."""
+    beyond = {}
+    for run in _made(found, "shards"):
+        if run["kept_up"] and run.get("sends_per_second") is not None:
+            more = models["cpu"]["coefficients"]["base"] * (run["shards"] - 1) * 1e6 / run["deliveries_per_second"]
+            beyond[run["shards"]] = _cost(run) / (_predicted(run, models) + more)
+    if 1 in beyond and 2 in beyond:
+        return min(beyond[1] / beyond[2], 1.0)
     return None
 
 
@@ -213,7 +253,7 @@ def _mean(values):
 def _machine(found, models):
     if "cpu" not in models or "memory" not in models:
         return []
-    efficiency = _efficiency(found)
+    efficiency = _efficiency(found, models)
     kernel = _mean(run["kernel_bytes_per_connection"] / 2 for run in _made(found, "connections")) or 0
     kernel = max(kernel, 0)
     rates = [run for run in _made(found, "rates") if run["kept_up"] and _sends(run)]
@@ -238,10 +278,20 @@ def _machine(found, models):
                 _number(all_cores["connections_by_memory"]),
             ]
         )
-    headings = ["load", "one core: deliveries/s", f"{CORES} cores: deliveries/s", "messages/s", "idle connections in 64 GiB"]
+    headings = [
+        "load",
+        "one core: deliveries/s",
+        f"{CORES} cores: deliveries/s",
+        "messages/s",
+        "idle connections in 64 GiB",
+    ]
     lines = _table(headings, rows)
     lines[1] = "|---|" + "--:|" * (len(headings) - 1)
-    share = "it was not measured and taken as lossless" if efficiency is None else f"a core among several does {efficiency:.2f} of what it does alone (measured with 2 shards)"
+    share = (
+        "it was not measured and taken as lossless"
+        if efficiency is None
+        else f"a core among several does {efficiency:.2f} of what it does alone (measured with 2 shards)"
+    )
     return [
         f"### A machine of {CORES} cores",
         "\n".join(lines),
@@ -253,7 +303,11 @@ def _machine(found, models):
 
 
 def _cluster(found, models):
-    runs = [run for run in _made(found, "instances") if run["instances"] > 1 and run["kept_up"] and run.get("batches_per_second")]
+    runs = [
+        run
+        for run in _made(found, "instances")
+        if run["instances"] > 1 and run["kept_up"] and run.get("batches_per_second")
+    ]
     if "redis" not in models or not runs:
         return []
     alike = [run for run in runs if run["payload"] == 128]
@@ -268,8 +322,17 @@ def _cluster(found, models):
             batches = run["batches_per_second"] / messages
             received = (run["received_per_second"] or 0) / messages / (run["instances"] - 1)
             limit = redis_limit(models["redis"], batches, received, bytes_in, copy, copies)
-            rows.append([title, name, _number(copies, 1), _number(batches, 2), _number(limit), _number(limit / CLUSTER)])
-    headings = ["rooms", "batching", "other instances with members", "batches per message", "messages/s at Redis's limit", "per instance"]
+            rows.append(
+                [title, name, _number(copies, 1), _number(batches, 2), _number(limit), _number(limit / CLUSTER)]
+            )
+    headings = [
+        "rooms",
+        "batching",
+        "other instances with members",
+        "batches per message",
+        "messages/s at Redis's limit",
+        "per instance",
+    ]
     lines = _table(headings, rows)
     lines[1] = "|---|---|" + "--:|" * (len(headings) - 2)
     return [
@@ -290,14 +353,23 @@ def _stepped(found):
         ("payloads", lambda r: r["payload"], _cost, "CPU per delivery, by bytes of data"),
         ("rates", lambda r: r["deliveries_per_second"], _cost, "CPU per delivery, by rate"),
         ("shards", lambda r: r["shards"], _cost, "CPU per delivery, by shards"),
-        ("connections", lambda r: r["connections"], lambda r: r["bytes_per_connection"], "resident bytes, by connections"),
+        (
+            "connections",
+            lambda r: r["connections"],
+            lambda r: r["bytes_per_connection"],
+            "resident bytes, by connections",
+        ),
     ):
         runs = [run for run in _made(found, name) if name != "connections" or run["room"] == 50]
         for start, end, factor in steps([(x(run), y(run)) for run in runs], STEP):
             lines.append(f"- {what}: × {factor:.1f} from {start:,.0f} to {end:,.0f}")
     if not lines:
         return ["### Steps", f"No cost grew by more than a factor of {STEP} from one point of a series to the next."]
-    return ["### Steps", f"Costs that grew by more than a factor of {STEP} from one point to the next; the text above says why:", "\n".join(lines)]
+    return [
+        "### Steps",
+        f"Costs that grew by more than a factor of {STEP} from one point to the next; the text above says why:",
+        "\n".join(lines),
+    ]
 
 
 def section(found, models, notes):
@@ -359,10 +431,17 @@ def charts(found, models):
             ],
             True,
         ),
-        "rooms": _by(found, models, "rooms", lambda r: r["room"], "CPU per delivery by room size", "members of each room"),
+        "rooms": _by(
+            found, models, "rooms", lambda r: r["room"], "CPU per delivery by room size", "members of each room"
+        ),
         "payloads": _by(found, models, "payloads", lambda r: r["payload"], "CPU per delivery by size", "bytes of data"),
         "rates": _by(
-            found, models, "rates", lambda r: r["deliveries_per_second"], "CPU per delivery by rate", "deliveries per second"
+            found,
+            models,
+            "rates",
+            lambda r: r["deliveries_per_second"],
+            "CPU per delivery by rate",
+            "deliveries per second",
         ),
         "shards": _by(found, models, "shards", lambda r: r["shards"], "CPU per delivery by shards", "shards"),
     }
@@ -388,8 +467,11 @@ def charts(found, models):
             "Twice the highest rate for ten seconds: latency of other rooms",
             "time (s)",
             "latency (ms)",
-            [Line("p50", line("p50_ms")), Line("p99", line("p99_ms")),
-             Line("goal", [(0.5, GOAL_MS), (series[-1]["second"] + 0.5, GOAL_MS)] if series else [], True)],
+            [
+                Line("p50", line("p50_ms")),
+                Line("p99", line("p99_ms")),
+                Line("goal", [(0.5, GOAL_MS), (series[-1]["second"] + 0.5, GOAL_MS)] if series else [], True),
+            ],
             False,
             True,
             [(run["surge_from"], "surge"), (run["surge_until"], "over")],

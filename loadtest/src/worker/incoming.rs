@@ -212,9 +212,10 @@ impl Worker {
         }
         let is_sample = verifier.received % SAMPLE_EVERY == 1;
         self.count_latency(index, &stamp);
-        let payload = self.plan.payloads.of(&stamp);
-        if is_sample && !self.dialect.is_correct(text, &self.plan.rooms[room], &stamp, payload) {
-            self.tally.malformed += 1;
+        if is_sample {
+            let payload = self.plan.payloads.of(&stamp);
+            let is_correct = self.dialect.is_correct(text, &self.plan.rooms[room], &stamp, payload);
+            self.tally.malformed += u64::from(!is_correct);
         }
     }
 
