@@ -10,7 +10,9 @@ use crate::identity::InstanceId;
 use crate::metrics::{AuthorizationCells, ControlCells, ShardCells, UplinkCells};
 use crate::preflight;
 use crate::quota::Quotas;
+use crate::room::traffic::{self, BusyRoom};
 use crate::steering::{DrainPlan, InstanceLoad, Steering};
+use crate::trace::Tracer;
 
 /// Where the process stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,10 @@ pub struct Instance {
     pub quotas: Quotas,
     /// What the control thread counts.
     pub control: ControlCells,
+    /// The rooms with the most traffic, by shard: each replaces its list every few seconds.
+    pub busy_rooms: Vec<ArcSwap<Vec<BusyRoom>>>,
+    /// Takes the spans of what is followed, if anything is.
+    pub tracer: Option<Arc<Tracer>>,
     phase: AtomicU8,
     live: ArcSwap<Settings>,
     /// How new clients are dealt with; written by the control thread.
@@ -60,12 +66,14 @@ impl Instance {
             id: settings.instance_id.clone(),
             boot,
             shards: (0..settings.shards).map(|_| Arc::default()).collect(),
+            busy_rooms: (0..settings.shards).map(|_| ArcSwap::default()).collect(),
             quotas: Quotas::new(&settings.limits),
             uplink: settings.redis.is_some().then(Arc::default),
             authorization: settings.authorization.is_some().then(Arc::default),
             live: ArcSwap::from_pointee(settings.clone()),
             settings,
             control: ControlCells::default(),
+            tracer: None,
             phase: AtomicU8::new(Phase::Starting as u8),
             steering: ArcSwap::from_pointee(Steering::Welcome),
             busy_percent: AtomicU8::new(0),
@@ -144,6 +152,11 @@ impl Instance {
         self.uplink.as_ref().is_some_and(|cells| cells.link_up.get() == 0)
     }
 
+    /// Whether Redis is there and refuses this instance: nothing but another setting helps.
+    pub fn is_refused_by_redis(&self) -> bool {
+        self.uplink.as_ref().is_some_and(|cells| cells.link_refused.get() == 1)
+    }
+
     /// Shards whose last turn began longer ago than STALL_THRESHOLD, at `now_ms` since the start. None while the
     /// process starts or drains: shards come up and end one after the other then.
     pub fn stalled_shards(&self, now_ms: u64) -> Vec<usize> {
@@ -164,6 +177,11 @@ impl Instance {
     /// Rooms with members on this instance.
     pub fn rooms(&self) -> u64 {
         self.shards.iter().map(|cells| cells.rooms.get()).sum()
+    }
+
+    /// The rooms with the most traffic on this instance.
+    pub fn busiest_rooms(&self) -> Vec<BusyRoom> {
+        traffic::merged(self.busy_rooms.iter().map(|rooms| rooms.load().to_vec()))
     }
 
     /// Instances of the cluster, this one included.

@@ -38,6 +38,7 @@ pub mod server;
 pub mod shard;
 pub mod steering;
 pub mod systemd;
+pub mod trace;
 pub mod uplink;
 #[cfg(test)]
 mod world;

@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::accept::certificate::TlsAcceptor;
+use crate::accept::certificate::{CertificateError, TlsAcceptor};
 use crate::admin;
 use crate::admin::driver::ControlHandle;
 use crate::admin::port::driver::AdminPort;
@@ -21,14 +21,16 @@ use crate::limits;
 use crate::reload::{Keys, Origin, Reloader};
 use crate::shard::driver::{Driver, Surroundings};
 use crate::shard::envelope::{ControlMessage, Envelope, LinkState, Publication, UplinkCommand};
+use crate::shard::history::recovery_bytes;
 use crate::shard::mesh::Mesh;
 use crate::shard::outlet::{Outlet, Waker};
 use crate::shard::{Shard, UplinkPort};
 use crate::systemd::{self, Watchdog};
-use crate::uplink;
+use crate::trace::driver::Exporter;
 use crate::uplink::driver::{Ports, UplinkHandle};
 use crate::uplink::history::HistoryRules;
 use crate::uplink::registry::Load;
+use crate::{trace, uplink};
 
 /// Messages that fit between two shards: some milliseconds of a busy shard's traffic.
 const MESH_QUEUE: usize = 8192;
@@ -121,14 +123,14 @@ pub fn run(settings: Settings, origin: Origin) -> Result<(), Box<dyn std::error:
     getrandom::fill(&mut boot).map_err(StartError::Random)?;
     let keys = Keys::read(&settings)?;
     let tls = settings.tls.clone().map(TlsAcceptor::new).transpose()?.map(Arc::new);
-    let instance = Arc::new(Instance::new(settings, u32::from_ne_bytes(boot)));
+    let (instance, exporter) = set_up(settings, u32::from_ne_bytes(boot)).map_err(StartError::Process)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(StartError::Process)?;
     let shards = instance.settings.shards;
     let mut queues = mesh_queues(shards).map_err(StartError::Process)?;
     let wakers = queues.wakers.clone();
     let cpus = usable_cpus();
 
-    let authorizer = start_authorization(&instance, &mut queues, started);
+    let authorizer = start_authorization(&instance, &mut queues, started)?;
     let uplink = Uplink::start(&instance, &mut queues, started, &cpus)?;
     let control = ControlThread::start(&instance, &mut queues, started)?;
     control.open_port(&instance, &keys, started)?;
@@ -179,8 +181,20 @@ pub fn run(settings: Settings, origin: Origin) -> Result<(), Box<dyn std::error:
         uplink.handle.stop_within(until.saturating_duration_since(Instant::now()));
     }
     reloader.keys.stop();
+    exporter.into_iter().for_each(Exporter::stop);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The process as its threads know it, and what sends its spans.
+fn set_up(settings: Settings, boot: u32) -> std::io::Result<(Arc<Instance>, Option<Exporter>)> {
+    let mut instance = Instance::new(settings, boot);
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    instance.control.started_unix_ms.set(unix.as_millis() as u64);
+    let traces = trace::driver::start(&instance.settings.traces, instance.id.as_str())?;
+    let (tracer, exporter) = traces.unzip();
+    instance.tracer = tracer;
+    Ok((Arc::new(instance), exporter))
 }
 
 /// Starts the threads that ask the application who may join what, if there is one to ask; the way to them.
@@ -188,15 +202,17 @@ fn start_authorization(
     instance: &Instance,
     queues: &mut Queues,
     started: Instant,
-) -> Option<Sender<Question>> {
-    let (settings, cells) = instance.settings.authorization.as_ref().zip(instance.authorization.as_ref())?;
+) -> Result<Option<Sender<Question>>, CertificateError> {
+    let (Some(settings), Some(cells)) = (&instance.settings.authorization, &instance.authorization) else {
+        return Ok(None);
+    };
     let mut shards = Vec::new();
     for (waker, inboxes) in queues.wakers.iter().zip(&mut queues.inboxes) {
         let (answers, inbox) = bounded(limits::AUTHORIZE_QUEUE);
         shards.push((answers, waker.clone()));
         inboxes.push(inbox);
     }
-    Some(authorization::driver::start(settings, cells.clone(), shards, started))
+    authorization::driver::start(settings, cells.clone(), shards, started).map(Some)
 }
 
 /// The ways on which shards hear that settings were read again.
@@ -258,6 +274,7 @@ impl ControlThread {
             verifier: keys.current(),
             control: self.messages.clone(),
             waker: self.waker.clone(),
+            calls: Arc::default(),
         };
         port.serve(std::net::TcpListener::bind(address).map_err(listen)?).map_err(listen)
     }
@@ -301,6 +318,7 @@ impl Uplink {
             waker: waker.clone(),
             publications: publisher,
             cells: cells.clone(),
+            tracer: instance.tracer.clone(),
         };
         // On machines with cores to spare the uplink has the last one to itself.
         let cpu = (cpus.len() > instance.settings.shards).then(|| cpus[cpus.len() - 1]);
@@ -314,7 +332,7 @@ impl Uplink {
         let rules = HistoryRules {
             settings: instance.settings.history.clone(),
             // The other half is for what comes while the reply is being sent.
-            reply_bytes: instance.settings.outbox_bytes / 2,
+            reply_bytes: recovery_bytes(instance.settings.outbox_bytes),
         };
         let handle = uplink::driver::start(settings, rules, &instance.id, instance.boot, ports, load, cpu)?;
         Ok(Some(Self { handle, commands, publications, waker }))

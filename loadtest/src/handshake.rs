@@ -25,8 +25,19 @@ pub enum Answer {
     Incomplete,
     /// The connection is open; frames follow after so many bytes.
     Accepted(usize),
-    /// It is not; why.
-    Refused(String),
+    /// It is not.
+    Refused {
+        /// Why.
+        reason: String,
+        /// Seconds to wait before the next attempt, where the server said so.
+        retry_after: Option<u32>,
+    },
+}
+
+impl Answer {
+    fn refused(reason: impl Into<String>) -> Self {
+        Self::Refused { reason: reason.into(), retry_after: None }
+    }
 }
 
 impl Handshake {
@@ -52,19 +63,28 @@ impl Handshake {
         let length = match response.parse(received) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if received.len() < MAX_HEAD_BYTES => return Answer::Incomplete,
-            Ok(httparse::Status::Partial) => return Answer::Refused("endless HTTP header".to_owned()),
-            Err(error) => return Answer::Refused(format!("answer is not HTTP: {error}")),
+            Ok(httparse::Status::Partial) => return Answer::refused("endless HTTP header"),
+            Err(error) => return Answer::refused(format!("answer is not HTTP: {error}")),
         };
         if response.code != Some(101) {
-            return Answer::Refused(format!("HTTP {}", response.code.unwrap_or(0)));
+            let retry_after = header(&response, "retry-after");
+            return Answer::Refused {
+                reason: format!("HTTP {}", response.code.unwrap_or(0)),
+                retry_after: retry_after
+                    .and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok()),
+            };
         }
         let accept = derive_accept_key(self.key.as_bytes());
-        let named = |header: &&httparse::Header| header.name.eq_ignore_ascii_case("sec-websocket-accept");
-        match response.headers.iter().find(named) {
-            Some(header) if header.value == accept.as_bytes() => Answer::Accepted(length),
-            _ => Answer::Refused("wrong Sec-WebSocket-Accept".to_owned()),
+        match header(&response, "sec-websocket-accept") {
+            Some(value) if value == accept.as_bytes() => Answer::Accepted(length),
+            _ => Answer::refused("wrong Sec-WebSocket-Accept"),
         }
     }
+}
+
+/// The value of a header.
+fn header<'a>(response: &'a httparse::Response<'_, '_>, name: &str) -> Option<&'a [u8]> {
+    response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
 #[cfg(test)]
@@ -90,13 +110,11 @@ mod tests {
     #[test]
     fn a_wrong_answer_is_refused_with_its_reason() {
         let wrong_key = ANSWER.replace("s3pP", "s3pQ");
-        assert_eq!(
-            handshake().check(wrong_key.as_bytes()),
-            Answer::Refused("wrong Sec-WebSocket-Accept".into())
-        );
+        assert_eq!(handshake().check(wrong_key.as_bytes()), Answer::refused("wrong Sec-WebSocket-Accept"));
         let full = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\r\n";
-        assert_eq!(handshake().check(full), Answer::Refused("HTTP 503".into()));
-        assert!(matches!(handshake().check(b"SSH-2.0-x\r\n"), Answer::Refused(_)));
+        let refused = Answer::Refused { reason: "HTTP 503".into(), retry_after: Some(1) };
+        assert_eq!(handshake().check(full), refused);
+        assert!(matches!(handshake().check(b"SSH-2.0-x\r\n"), Answer::Refused { .. }));
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub struct Control {
     remote: Option<Remote>,
     stalled: HashSet<usize>,
     drains: bool,
-    /// When the shards' work was last measured, and what each had slept until then.
+    /// When the shards' work was last measured, and what they had worked until then.
     measured: (u64, u64),
 }
 
@@ -321,17 +321,17 @@ impl Control {
 
     /// Looks at how much the shards work.
     fn measure(&mut self, now_ms: u64) {
-        let (last_ms, last_slept) = self.measured;
+        let (last_ms, last_busy) = self.measured;
         let passed_us = now_ms.saturating_sub(last_ms) * 1000 * self.instance.shards.len() as u64;
         if now_ms < last_ms + MEASURE_MS {
             return;
         }
-        let slept: u64 = self.instance.shards.iter().map(|cells| cells.slept_us.get()).sum();
-        let worked = passed_us.saturating_sub(slept - last_slept) as f64 / passed_us as f64;
+        let busy: u64 = self.instance.shards.iter().map(|cells| cells.busy_us.get()).sum();
+        let worked = (busy.saturating_sub(last_busy) as f64 / passed_us as f64).min(1.0);
         let before = f64::from(self.instance.busy_percent.load(SeqCst));
         let smooth = before + (worked * 100.0 - before) * NEWEST;
         self.instance.busy_percent.store(smooth.round() as u8, SeqCst);
-        self.measured = (now_ms, slept);
+        self.measured = (now_ms, busy);
     }
 
     /// Decides where new clients go.

@@ -11,6 +11,7 @@ pub mod reload;
 pub mod setting;
 pub mod sources;
 mod tls;
+mod tracing;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -28,6 +29,7 @@ pub use self::redis::RedisSettings;
 use self::setting::{Group, SettingError, Source};
 use self::sources::Given;
 pub use self::tls::TlsSettings;
+pub use self::tracing::TraceSettings;
 use crate::identity::InstanceId;
 use crate::limits;
 use crate::permission::RoomRights;
@@ -113,6 +115,10 @@ pub struct Settings {
     pub log_level: String,
     /// Form of a log line.
     pub log_format: LogFormat,
+    /// Lines of one kind within ten seconds; 0 for no limit.
+    pub log_repeats: u64,
+    /// What is traced, and where to.
+    pub traces: TraceSettings,
     /// What a connection, a user, an address, a room and the cluster may use.
     pub limits: LimitSettings,
     /// What messages and names have to look like.
@@ -285,6 +291,8 @@ impl Draft {
             console: false,
             log_level: String::new(),
             log_format: LogFormat::Json,
+            log_repeats: 0,
+            traces: TraceSettings::none(),
             limits: LimitSettings::none(),
             input: InputSettings::default(),
             history: HistorySettings::none(),
@@ -333,6 +341,7 @@ impl Draft {
             ));
         }
         authentication::check(&settings).map_err(SettingError::Together)?;
+        authorization.check().map_err(SettingError::Together)?;
         if settings.outbox_bytes < 2 * settings.max_message_bytes {
             return wrong(format!(
                 "OUTBOX_BYTES: {} is too little for messages of {} bytes (MAX_MESSAGE_BYTES); allowed: {} or more",
@@ -365,6 +374,7 @@ impl Draft {
                 ));
             }
         }
+        redis.connections_per_user = settings.limits.max_connections_per_user;
         settings.redis = (!redis.host.is_empty()).then_some(redis);
         settings.authorization = (!authorization.url.is_empty()).then_some(authorization);
         Ok(settings)

@@ -12,6 +12,7 @@ use super::outlet::Waker;
 use super::sweep::TICK_MS;
 use super::{Action, Now, Shard};
 use crate::instance::{Instance, Phase};
+use crate::logging;
 use crate::metrics::ShardCells;
 use crate::ring::{Completion, Ring, RingSettings};
 use crate::send::flush::FlushPacer;
@@ -28,6 +29,8 @@ const SENDS_PER_FLUSH: usize = 512;
 /// Completions that are worth waking up for while the next flush is not due yet.
 const COMPLETIONS_PER_WAKE: usize = 64;
 
+/// Turns between two flushes that are told apart when latencies are counted; what comes later counts with the last.
+const UNFLUSHED_TURNS: usize = 32;
 /// Part of DRAIN_TIMEOUT after which a shard ends, whoever is still there: the rest is for Redis to be told.
 const SHARDS_PART: f64 = 0.95;
 
@@ -45,6 +48,8 @@ pub struct Driver {
     started: Instant,
     pacer: FlushPacer,
     completions: Vec<Completion>,
+    /// When each turn since the last flush began, and how many client messages it read.
+    unflushed: Vec<(Duration, u64)>,
     next_tick_ms: u64,
     draining: bool,
     listening: bool,
@@ -67,6 +72,12 @@ pub struct Surroundings {
     pub inboxes: Vec<Receiver<Envelope>>,
     /// Who wakes this shard.
     pub waker: Arc<Waker>,
+}
+
+/// The time `elapsed` after the start, which is now.
+fn at(elapsed: Duration) -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { since_start_ms: elapsed.as_millis() as u64, unix_ms: unix.as_millis() as u64 }
 }
 
 impl Driver {
@@ -92,6 +103,7 @@ impl Driver {
             cells: around.cells,
             started: around.started,
             completions: Vec::new(),
+            unflushed: Vec::with_capacity(UNFLUSHED_TURNS),
             next_tick_ms: 0,
             draining: false,
             listening: true,
@@ -108,6 +120,7 @@ impl Driver {
     /// It never gives the thread back to the executor: whoever yields to glommio 0.9 may find itself
     /// parked with work at hand, when the preemption timer fires before the executor looks at its tasks.
     pub fn run(mut self) {
+        logging::line::on_shard(self.shard.id().0);
         let mut drain_until = None;
         loop {
             self.turn();
@@ -118,7 +131,7 @@ impl Driver {
                 if self.instance.connections() == 0 && self.listening {
                     self.listening = false;
                     self.ring.stop_listening();
-                    self.shard.finish_drain(self.now());
+                    self.shard.finish_drain(at(self.started.elapsed()));
                 }
                 if now >= until || (!self.listening && self.shard.is_empty()) {
                     return;
@@ -127,14 +140,11 @@ impl Driver {
         }
     }
 
-    fn now(&self) -> Now {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { since_start_ms: self.started.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as u64 }
-    }
-
     fn turn(&mut self) {
-        let now = self.now();
+        let began = self.started.elapsed();
+        let now = at(began);
         self.cells.last_turn.set(now.since_start_ms);
+        let messages_before = self.cells.messages_in.get();
         self.shard.close_expired(now);
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.reap(COMPLETIONS_PER_TURN, &mut completions);
@@ -147,8 +157,9 @@ impl Driver {
         self.keep_time(now);
         self.shard.finish_turn(now);
         self.act();
+        self.note_received(began, self.cells.messages_in.get() - messages_before);
         self.flush();
-        self.wait(full || more);
+        self.wait(full || more, began);
     }
 
     fn handle(&mut self, completion: Completion, now: Now) {
@@ -213,6 +224,7 @@ impl Driver {
         }
         if now.since_start_ms >= self.next_tick_ms {
             self.next_tick_ms = now.since_start_ms + TICK_MS;
+            self.note_waiting();
             self.shard.handle_tick(now);
         }
         if !self.accepting
@@ -237,7 +249,12 @@ impl Driver {
 
     fn flush(&mut self) {
         let started = self.started.elapsed();
-        if !self.shard.outboxes().is_dirty() || !self.pacer.due(started) {
+        if !self.shard.outboxes().is_dirty() {
+            // What was read has nothing to be sent here.
+            self.unflushed.clear();
+            return;
+        }
+        if !self.pacer.due(started) {
             return;
         }
         let (ring, cells) = (&mut self.ring, &self.cells);
@@ -254,11 +271,39 @@ impl Driver {
         cells.flushes.add(1);
         cells.sends.add(sends);
         cells.bytes_out.add(bytes);
-        self.pacer.flushed(started, self.started.elapsed());
+        cells.flush_bytes.observe(bytes);
+        cells.flush_connections.observe(sends);
+        let ended = self.started.elapsed();
+        for (read, messages) in self.unflushed.drain(..) {
+            cells.receive_to_flush_us.observe_many(ended.saturating_sub(read).as_micros() as u64, messages);
+        }
+        self.pacer.flushed(started, ended);
     }
 
-    fn wait(&mut self, busy: bool) {
-        let until_tick = self.next_tick_ms.saturating_sub(self.started.elapsed().as_millis() as u64);
+    /// Notes that a turn which began at `began` has read so many messages of clients.
+    fn note_received(&mut self, began: Duration, messages: u64) {
+        if messages == 0 {
+            return;
+        }
+        let full = self.unflushed.len() == UNFLUSHED_TURNS;
+        match self.unflushed.last_mut() {
+            Some((_, last)) if full => *last += messages,
+            _ => self.unflushed.push((began, messages)),
+        }
+    }
+
+    /// Notes what waits in the queues: those of the other shards come first.
+    fn note_waiting(&self) {
+        let mesh = (self.instance.shards.len() - 1).min(self.inboxes.len());
+        let waiting = |inboxes: &[Receiver<Envelope>]| inboxes.iter().map(|inbox| inbox.len() as u64).sum();
+        self.cells.mesh_waiting.set(waiting(&self.inboxes[..mesh]));
+        self.cells.uplink_waiting.set(waiting(&self.inboxes[mesh..]));
+    }
+
+    fn wait(&mut self, busy: bool, began: Duration) {
+        let now = self.started.elapsed();
+        self.cells.busy_us.add(now.saturating_sub(began).as_micros() as u64);
+        let until_tick = self.next_tick_ms.saturating_sub(now.as_millis() as u64);
         let mut timeout = Duration::from_millis(until_tick);
         let mut want = 1;
         if self.shard.outboxes().is_dirty() {
@@ -269,10 +314,7 @@ impl Driver {
         if busy || self.inboxes.iter().any(|inbox| !inbox.is_empty()) {
             timeout = Duration::ZERO;
         }
-        let from = self.started.elapsed();
         self.ring.submit_and_wait(want, timeout);
-        let slept = self.started.elapsed().saturating_sub(from);
-        self.cells.slept_us.add(slept.as_micros() as u64);
         self.waker.awake();
     }
 }

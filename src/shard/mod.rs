@@ -7,11 +7,12 @@ mod admission;
 pub mod api;
 mod authorization;
 mod connection;
+pub mod correlation;
 mod drain;
 pub mod driver;
 pub mod envelope;
 mod expiry;
-mod history;
+pub mod history;
 pub mod home;
 pub mod mesh;
 pub mod outlet;
@@ -29,6 +30,7 @@ use crossbeam_channel::Sender;
 use hashbrown::HashSet;
 
 use self::api::Api;
+use self::correlation::Correlations;
 use self::drain::Drain;
 use self::envelope::{ControlMessage, LinkState, Publication, Reloaded, UplinkCommand};
 use self::expiry::Expiries;
@@ -51,6 +53,7 @@ use crate::ring::Key;
 use crate::room::archive::Archive;
 use crate::room::directory::Directory;
 use crate::room::presence::Homes;
+use crate::room::traffic::Traffic;
 use crate::room::users::{ShardUsers, UserHomes};
 use crate::send::outbox::Outboxes;
 
@@ -141,6 +144,10 @@ pub struct Shard {
     expiries: Expiries,
     drain: Option<Drain>,
     api: Api,
+    correlations: Correlations,
+    traffic: Traffic,
+    /// When a refused message may be logged again, in ms since the process started.
+    log_refusal_at: u64,
 }
 
 impl Shard {
@@ -184,6 +191,9 @@ impl Shard {
             expiries: Expiries::default(),
             drain: None,
             api: Api::default(),
+            correlations: Correlations::default(),
+            traffic: Traffic::default(),
+            log_refusal_at: 0,
         }
     }
 
@@ -199,6 +209,11 @@ impl Shard {
     pub fn administrated(mut self, control: Outlet<ControlMessage>) -> Self {
         self.api = Api::new(control);
         self
+    }
+
+    /// Its number.
+    pub fn id(&self) -> ShardId {
+        self.id
     }
 
     /// Settings and keys were read again.

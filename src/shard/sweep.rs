@@ -3,6 +3,8 @@
 //! There are no timers. Each tick looks at a tenth of the connections, so each is seen once a second,
 //! and a deadline is kept within a second of what was set.
 
+use std::sync::Arc;
+
 use super::envelope::{Asker, Envelope, ReadHistory};
 use super::mesh::Mesh;
 use super::requests::{BUSY, Outcome, Refused};
@@ -54,6 +56,10 @@ impl Shard {
         if !self.instance.is_degraded() {
             self.instance.quotas.share_among(self.instance.instances());
         }
+        if let Some(rooms) = self.traffic.look(&self.directory, now.since_start_ms) {
+            self.instance.busy_rooms[self.id.index()].store(Arc::new(rooms));
+        }
+        self.cells.mesh_backlog.set(self.mesh.backlog() as u64);
         let count = self.sessions.len().div_ceil(TICKS_PER_SWEEP);
         let end = (self.sweep_from + count).min(self.sessions.len());
         for slot in self.sweep_from..end {
@@ -65,10 +71,10 @@ impl Shard {
             self.deliver_sizes();
             self.look_at_questions(now);
             self.look_at_api(now);
-            let homes = &self.homes;
-            self.archive.sweep(now.since_start_ms, |room| homes.get(room.as_str()).is_some());
             self.outboxes.trim();
         }
+        let homes = &self.homes;
+        self.archive.sweep(now.since_start_ms, |room| homes.get(room.as_str()).is_some());
         self.drain_some(now);
         self.step_local(now);
     }
@@ -115,6 +121,7 @@ impl Shard {
             self.close(slot, CloseCode::NoPong, "no pong in time", now);
         } else if self.outboxes.stalled_for(slot, now.ms()).is_some_and(|stalled| stalled >= age) {
             self.cells.slow_closes.add(1);
+            self.cells.outboxes_stalled.add(1);
             self.close(slot, CloseCode::SlowReader, "nothing was read for too long", now);
         } else if ping {
             self.outboxes.push(slot, &frame::ping());

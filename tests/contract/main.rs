@@ -12,6 +12,7 @@ mod browser;
 mod cluster;
 mod drain;
 mod http_interface;
+mod observability;
 mod overload;
 mod process;
 mod protocol;

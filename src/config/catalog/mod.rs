@@ -10,6 +10,7 @@ mod quotas;
 mod redis;
 mod server;
 mod tls;
+mod tracing;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ use super::setting::Unit::{Bytes, Count, Milliseconds};
 use super::setting::{Kind, Setting, WrongForm};
 
 /// The settings by subject, in the order in which they are listed.
-static SUBJECTS: [&[Setting]; 10] = [
+static SUBJECTS: [&[Setting]; 11] = [
     server::SETTINGS,
     tls::SETTINGS,
     authentication::SETTINGS,
@@ -32,6 +33,7 @@ static SUBJECTS: [&[Setting]; 10] = [
     redis::SETTINGS,
     administration::SETTINGS,
     logging::SETTINGS,
+    tracing::SETTINGS,
 ];
 
 /// All settings, in the order in which they are listed.
