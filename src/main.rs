@@ -13,10 +13,11 @@ use serde::Serialize;
 
 use tableforge::admin::command_line::{self, AdminArgs};
 use tableforge::command::keys::SECRET_ALGORITHMS;
-use tableforge::config::setting::parse_span;
+use tableforge::config::setting::{SettingError, parse_span};
 use tableforge::config::sources::SettingArgs;
 use tableforge::config::{Checked, Mode, Settings};
 use tableforge::permission::RoomRight;
+use tableforge::reload::Origin;
 use tableforge::{doctor, limits, logging, preflight, server};
 
 #[global_allocator]
@@ -121,15 +122,20 @@ const FAILED: u8 = 1;
 
 type Failure = (Box<dyn Error>, u8);
 
-fn start<const DEV: bool>(given: SettingArgs<DEV>) -> Result<(), Failure> {
-    let Checked { settings, notes } = given.load().map_err(|error| (error.into(), WRONG_USE))?;
+fn start<const DEV: bool>(args: SettingArgs<DEV>) -> Result<(), Failure> {
+    let mode = SettingArgs::<DEV>::MODE;
+    let wrong = |error: SettingError| (error.into(), WRONG_USE);
+    let values = args.read().map_err(wrong)?;
+    let Checked { settings, notes } = Settings::from_given(mode, &values).map_err(wrong)?;
     // Held to the end: what still waits to be logged is written when it goes.
-    let _logging = logging::start(&settings);
+    let mut logging = logging::start(&settings);
+    let log_level = std::mem::replace(&mut logging.set_level, Box::new(|_| ()));
     let report = preflight::check(&settings).map_err(|error| (error.into(), FAILED))?;
     for warning in notes.iter().chain(&report.warnings) {
         tracing::warn!("{warning}");
     }
-    server::run(settings).map_err(|error| (error, FAILED))
+    let origin = Origin { mode, given: values, read: Box::new(move || args.read()), log_level };
+    server::run(settings, origin).map_err(|error| (error, FAILED))
 }
 
 /// Whoever reads may stop before the end, as a pager does.

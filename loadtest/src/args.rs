@@ -41,6 +41,8 @@ pub enum Scenario {
     Churn(ChurnArguments),
     /// Many small rooms with rates of their own, messages of several sizes, and some who come and go.
     GameNight(GameNightArguments),
+    /// Starts three instances and Redis, does faults to them, and checks that every promise is kept.
+    Soak(soak::SoakArguments),
     /// Puts two results side by side; exit code 1 if a figure became worse.
     Compare(CompareArguments),
 }

@@ -31,18 +31,22 @@ pub struct RedisSettings {
     pub prefix: String,
     /// Time after which a command without an answer counts as lost, and the link with it.
     pub timeout: Duration,
-    /// Longest time that a publication waits for others to share its batch.
+    /// Time between two batches, and so the longest that a publication waits for others to share its batch.
     pub batch_age: Duration,
     /// Bytes at which a batch is sent without waiting.
     pub batch_bytes: usize,
     /// Bytes from which a batch is compressed if that makes it smaller.
     pub batch_compress_bytes: usize,
+    /// Other instances up to which batches go over the instance's lane; 0 for never.
+    pub lane_peers: usize,
     /// Time between heartbeats; at most half of `inactive_threshold`.
     pub heartbeat_interval: Duration,
     /// Time between looks for instances that have gone silent; at most `inactive_threshold`.
     pub cleanup_interval: Duration,
     /// Time within which the members of an instance that died have left.
     pub inactive_threshold: Duration,
+    /// Connections of one user to all instances together; 0 for no limit. As `MAX_CONNECTIONS_PER_USER`.
+    pub connections_per_user: u32,
 }
 
 /// Looks for silent instances within the inactivity threshold, at least.
@@ -77,9 +81,11 @@ impl RedisSettings {
             batch_age: Duration::ZERO,
             batch_bytes: 0,
             batch_compress_bytes: 0,
+            lane_peers: 0,
             heartbeat_interval: Duration::ZERO,
             cleanup_interval: Duration::ZERO,
             inactive_threshold: Duration::ZERO,
+            connections_per_user: 0,
         }
     }
 

@@ -49,6 +49,12 @@ impl ShardSet {
     }
 }
 
+impl FromIterator<ShardId> for ShardSet {
+    fn from_iter<I: IntoIterator<Item = ShardId>>(shards: I) -> Self {
+        Self(shards.into_iter().fold(0, |set, shard| set | 1 << shard.0))
+    }
+}
+
 impl Iterator for ShardSet {
     type Item = ShardId;
 

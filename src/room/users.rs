@@ -1,11 +1,12 @@
-//! Which connections a user has: on this shard, and, for the users that this shard is home to, on
-//! which shards.
+//! Which connections a user has: on this shard, and, for the users that this shard is home to, on all
+//! shards.
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use super::route::ShardSet;
 use crate::hashing::Hashing;
-use crate::identity::{ShardId, UserId};
+use crate::identity::{ConnectionId, UserId};
 
 type ByUser<T> = HashMap<UserId, T, Hashing>;
 
@@ -40,69 +41,79 @@ impl ShardUsers {
 /// The users that this shard is home to.
 #[derive(Debug, Default)]
 pub struct UserHomes {
-    shards: ByUser<SmallVec<[(ShardId, u32); 1]>>,
+    connections: ByUser<SmallVec<[ConnectionId; 1]>>,
+}
+
+/// What became of a connection that was to be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detached {
+    /// It was none of the user's.
+    Unknown,
+    /// The user has others on this instance.
+    OneOfSeveral,
+    /// It was the last one on this instance.
+    Last,
 }
 
 impl UserHomes {
-    /// The user has one more connection on `shard`. Returns whether it is the first of this instance.
-    pub fn attach(&mut self, user: &UserId, shard: ShardId) -> bool {
-        let shards = self.shards.entry(user.clone()).or_default();
-        match shards.iter_mut().find(|(other, _)| *other == shard) {
-            Some((_, count)) => *count += 1,
-            None => shards.push((shard, 1)),
-        }
-        shards.len() == 1 && shards[0].1 == 1
+    /// The user has one more connection.
+    pub fn attach(&mut self, user: &UserId, connection: ConnectionId) {
+        self.connections.entry(user.clone()).or_default().push(connection);
     }
 
-    /// The user has one connection less on `shard`. Returns whether it was the last of this instance.
-    pub fn detach(&mut self, user: &UserId, shard: ShardId) -> bool {
-        let Some(shards) = self.shards.get_mut(user) else { return false };
-        if let Some(place) = shards.iter().position(|(other, _)| *other == shard) {
-            shards[place].1 -= 1;
-            if shards[place].1 == 0 {
-                shards.swap_remove(place);
-            }
+    /// The user has one connection less.
+    pub fn detach(&mut self, user: &UserId, connection: ConnectionId) -> Detached {
+        let Some(connections) = self.connections.get_mut(user) else { return Detached::Unknown };
+        let Some(place) = connections.iter().position(|other| *other == connection) else {
+            return Detached::Unknown;
+        };
+        connections.swap_remove(place);
+        if !connections.is_empty() {
+            return Detached::OneOfSeveral;
         }
-        let gone = shards.is_empty();
-        if gone {
-            self.shards.remove(user);
-        }
-        gone
+        self.connections.remove(user);
+        Detached::Last
     }
 
-    /// How many connections the user has.
-    pub fn connections(&self, user: &str) -> u32 {
-        self.shards.get(user).into_iter().flatten().map(|(_, count)| count).sum()
+    /// The user's connections on this instance.
+    pub fn connections(&self, user: &str) -> &[ConnectionId] {
+        self.connections.get(user).map_or(&[], |connections| connections)
     }
 
     /// The shards on which the user has connections.
-    pub fn shards(&self, user: &str) -> impl Iterator<Item = ShardId> + '_ {
-        self.shards.get(user).into_iter().flatten().map(|(shard, _)| *shard)
+    pub fn shards(&self, user: &str) -> ShardSet {
+        self.connections(user).iter().map(|connection| connection.shard).collect()
     }
 
-    /// Every user.
-    pub fn users(&self) -> impl Iterator<Item = &UserId> {
-        self.shards.keys()
+    /// Every user, with its connections.
+    pub fn iter(&self) -> impl Iterator<Item = (&UserId, &[ConnectionId])> {
+        self.connections.iter().map(|(user, connections)| (user, &connections[..]))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::ShardId;
+
+    fn connection(shard: u8, slot: u32) -> ConnectionId {
+        ConnectionId { shard: ShardId(shard), slot, generation: 0 }
+    }
 
     #[test]
-    fn the_first_connection_and_the_last_one_are_told() {
+    fn the_last_connection_is_told() {
         let user = UserId::parse("u").unwrap();
         let mut homes = UserHomes::default();
-        assert!(homes.attach(&user, ShardId(1)));
-        assert!(!homes.attach(&user, ShardId(1)));
-        assert!(!homes.attach(&user, ShardId(2)));
-        assert_eq!((homes.connections("u"), homes.connections("v")), (3, 0));
+        let all = [connection(1, 0), connection(1, 1), connection(2, 0)];
+        all.iter().for_each(|connection| homes.attach(&user, *connection));
+        assert_eq!((homes.connections("u").len(), homes.connections("v").len()), (3, 0));
         assert_eq!(homes.shards("u").collect::<Vec<_>>(), [ShardId(1), ShardId(2)]);
-        assert!(!homes.detach(&user, ShardId(1)));
-        assert!(!homes.detach(&user, ShardId(1)));
-        assert!(homes.detach(&user, ShardId(2)));
-        assert!(!homes.detach(&user, ShardId(2)), "nobody to detach");
+        assert_eq!(homes.detach(&user, all[0]), Detached::OneOfSeveral);
+        assert_eq!(homes.detach(&user, all[0]), Detached::Unknown, "it has gone already");
+        assert_eq!(homes.detach(&user, all[2]), Detached::OneOfSeveral);
+        assert_eq!(homes.shards("u").collect::<Vec<_>>(), [ShardId(1)]);
+        assert_eq!(homes.detach(&user, all[1]), Detached::Last);
+        assert_eq!(homes.detach(&user, all[1]), Detached::Unknown, "nobody to detach");
     }
 
     #[test]

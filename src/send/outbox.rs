@@ -43,7 +43,7 @@ const POOLED_CHUNK_BYTES: usize = 64 * 1024;
 /// Bytes of a new chunk: some small frames.
 const CHUNK_BYTES: usize = 1024;
 
-/// One connection's outgoing bytes. 32 bytes when nothing waits.
+/// One connection's outgoing bytes. 24 bytes when nothing waits.
 #[derive(Debug, Default)]
 struct Outbox {
     queue: Option<Box<SendBatch>>,
@@ -53,7 +53,14 @@ struct Outbox {
     since: u32,
     open: bool,
     dirty: bool,
+    /// What it may hold beyond the limit until it is empty, in units of [`SPARE_UNIT`].
+    spare: u16,
 }
+
+const _: () = assert!(size_of::<Outbox>() <= 24, "there is one per connection");
+
+/// Bytes in which room beyond the limit is counted.
+const SPARE_UNIT: usize = 64 * 1024;
 
 /// The outboxes of one shard, by connection slot.
 #[derive(Debug)]
@@ -82,6 +89,11 @@ impl Outboxes {
             chunks: Pool::new(),
             limit,
         }
+    }
+
+    /// From now on outboxes hold at most `limit` bytes each.
+    pub fn adopt(&mut self, limit: usize) {
+        self.limit = limit;
     }
 
     /// A new connection has the slot.
@@ -115,7 +127,8 @@ impl Outboxes {
             return;
         }
         let batch = outbox.queue.get_or_insert_with(|| self.batches.take().unwrap_or_default());
-        if batch.bytes() + outbox.in_flight + frame.len() > self.limit {
+        let limit = self.limit + usize::from(outbox.spare) * SPARE_UNIT;
+        if batch.bytes() + outbox.in_flight + frame.len() > limit {
             outbox.open = false;
             self.overflowed.push(slot);
             return;
@@ -130,6 +143,21 @@ impl Outboxes {
             outbox.dirty = true;
             self.dirty.push(slot);
         }
+    }
+
+    /// As [`Self::push`], for what the connection has asked for and cannot get in parts: it may be beyond the limit, if no
+    /// more than that waits or all together is twice the limit at most. Until the peer has taken everything there is
+    /// half an outbox of room behind it.
+    pub fn push_replay(&mut self, slot: u32, frame: &Bytes) {
+        let waiting = self.bytes(slot);
+        if waiting > self.limit && waiting + frame.len() > 2 * self.limit {
+            return self.push(slot, frame);
+        }
+        let needed = waiting + frame.len() + self.limit / 2;
+        let beyond = needed.saturating_sub(self.limit).div_ceil(SPARE_UNIT);
+        let outbox = &mut self.boxes[slot as usize];
+        outbox.spare = outbox.spare.max(u16::try_from(beyond).unwrap_or(u16::MAX));
+        self.push(slot, frame);
     }
 
     /// Sends `frame`, bounded or not, as the last thing for the slot; `discard` drops what waits before it.
@@ -230,7 +258,9 @@ impl Outboxes {
     pub fn sent(&mut self, slot: u32, batch: Box<SendBatch>) {
         let outbox = &mut self.boxes[slot as usize];
         outbox.in_flight = 0;
-        if outbox.queue.is_some() && !outbox.dirty {
+        if outbox.queue.is_none() {
+            outbox.spare = 0;
+        } else if !outbox.dirty {
             outbox.dirty = true;
             self.dirty.push(slot);
         }
@@ -313,6 +343,20 @@ mod tests {
             [(0, &expected), (1, &b"z".to_vec())]
         );
         assert!(!outboxes.is_dirty());
+    }
+
+    #[test]
+    fn a_replay_may_be_beyond_the_limit_until_it_is_taken() {
+        let mut outboxes = outboxes(200_000);
+        let bytes = |count: usize| Bytes::from(vec![b'x'; count]);
+        outboxes.push_replay(0, &bytes(350_000));
+        outboxes.push(0, &bytes(100_000));
+        assert!(outboxes.take_overflowed().is_empty(), "half an outbox of what is new fits behind it");
+        for (slot, _, batch) in flushed(&mut outboxes) {
+            outboxes.sent(slot, batch);
+        }
+        outboxes.push(0, &bytes(200_001));
+        assert_eq!(outboxes.take_overflowed(), [0], "afterwards the limit holds as before");
     }
 
     #[test]

@@ -7,10 +7,12 @@ mod admission;
 pub mod api;
 mod authorization;
 mod connection;
+pub mod correlation;
+mod drain;
 pub mod driver;
 pub mod envelope;
 mod expiry;
-mod history;
+pub mod history;
 pub mod home;
 pub mod mesh;
 pub mod outlet;
@@ -28,13 +30,15 @@ use crossbeam_channel::Sender;
 use hashbrown::HashSet;
 
 use self::api::Api;
-use self::envelope::{ControlMessage, LinkState, Publication, UplinkCommand};
+use self::correlation::Correlations;
+use self::drain::Drain;
+use self::envelope::{ControlMessage, LinkState, Publication, Reloaded, UplinkCommand};
 use self::expiry::Expiries;
 use self::mesh::Mesh;
 use self::outlet::Outlet;
 use self::secure::TlsStreams;
 use self::session::{Phase, Session};
-use self::sweep::{Asked, Drain};
+use self::sweep::Asked;
 use crate::authorization::Question;
 use crate::codec::deflate::{Deflater, Inflater};
 use crate::command::authorize::TokenVerifier;
@@ -49,6 +53,7 @@ use crate::ring::Key;
 use crate::room::archive::Archive;
 use crate::room::directory::Directory;
 use crate::room::presence::Homes;
+use crate::room::traffic::Traffic;
 use crate::room::users::{ShardUsers, UserHomes};
 use crate::send::outbox::Outboxes;
 
@@ -110,6 +115,8 @@ impl UplinkPort {
 pub struct Shard {
     id: ShardId,
     instance: Arc<Instance>,
+    /// The settings that hold now.
+    settings: Arc<Settings>,
     cells: Arc<ShardCells>,
     verifier: Option<Arc<TokenVerifier>>,
     sessions: Vec<Option<Session>>,
@@ -137,6 +144,10 @@ pub struct Shard {
     expiries: Expiries,
     drain: Option<Drain>,
     api: Api,
+    correlations: Correlations,
+    traffic: Traffic,
+    /// When a refused message may be logged again, in ms since the process started.
+    log_refusal_at: u64,
 }
 
 impl Shard {
@@ -160,6 +171,7 @@ impl Shard {
             deflater: Deflater::new(instance.settings.compression_threshold),
             outboxes: Outboxes::new(instance.settings.outbox_bytes),
             tls: TlsStreams::default(),
+            settings: instance.live(),
             instance,
             verifier,
             sessions: Vec::new(),
@@ -179,6 +191,9 @@ impl Shard {
             expiries: Expiries::default(),
             drain: None,
             api: Api::default(),
+            correlations: Correlations::default(),
+            traffic: Traffic::default(),
+            log_refusal_at: 0,
         }
     }
 
@@ -196,8 +211,21 @@ impl Shard {
         self
     }
 
+    /// Its number.
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Settings and keys were read again.
+    fn adopt(&mut self, reloaded: &Reloaded) {
+        self.settings = reloaded.settings.clone();
+        self.verifier = reloaded.verifier.clone();
+        self.deflater.adopt(self.settings.compression_threshold);
+        self.outboxes.adopt(self.settings.outbox_bytes);
+    }
+
     fn settings(&self) -> &Settings {
-        &self.instance.settings
+        &self.settings
     }
 
     /// The session in `slot`, unless its socket is gone.

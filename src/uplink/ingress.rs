@@ -7,25 +7,28 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashSet;
-use redis::{ServerError, Value, cmd};
+use redis::{ServerError, Value};
 
-use super::batch::{self, Header, Origin, Sequence};
+use super::batch::Origin;
 use super::channel::{Channel, Channels};
 use super::delivery::Delivery;
 use super::history::{self, HistoryCaller};
+use super::lane::{Gate, Lanes};
 use super::link::{BACKOFF_LONGEST, Event, Link, LinkError, words};
 use super::presence::{self, Call, Caller, KEY_TTL, Registered};
 use super::registry::Registry;
 use super::script_queue::{Outgoing, ScriptQueue};
+use super::sessions::{self, SessionCaller};
 use crate::config::RedisSettings;
 use crate::hashing::Hashing;
-use crate::identity::{ConnectionId, InstanceId, RoomId, UserId};
+use crate::identity::{ConnectionId, InstanceId, RoomId};
 use crate::limits;
 use crate::metrics::UplinkCells;
 use crate::room::history::NotRecovered;
-use crate::room::route::RoomRoute;
 use crate::shard::envelope::{Asker, Envelope, Join, Joined, LinkState, Member, ReadHistory, UplinkCommand};
 
+mod attaching;
+mod listening;
 mod reading;
 
 /// Commands without an answer, above which no more are taken from the shards: their queue bounds the rest.
@@ -53,6 +56,8 @@ pub enum Expect {
     History(history::Call),
     /// A PING in front of a page.
     Page(Box<ReadHistory>),
+    /// A call of the script that counts the connections of users.
+    Sessions(sessions::Call),
 }
 
 /// The publisher's connection, as the ingress needs to know it.
@@ -99,11 +104,14 @@ pub struct Ingress {
     channels: Channels,
     caller: Caller,
     scripts: ScriptQueue<Call>,
+    sessions: SessionCaller,
+    session_scripts: ScriptQueue<sessions::Call>,
     history: HistoryCaller,
     history_scripts: ScriptQueue<history::Call>,
     delivery: Delivery,
     registry: Registry,
-    users: HashSet<UserId, Hashing>,
+    lanes: Lanes,
+    this: InstanceId,
     origin: Origin,
     stage: Stage,
     timers: Timers,
@@ -126,17 +134,19 @@ pub struct Ingress {
 }
 
 impl Ingress {
-    /// An ingress without a connection. `reached` says whether this process has already registered.
+    /// An ingress without a connection. `reached` says whether this process has already registered; by `gate` the
+    /// publisher is told when it may use the instance's lane.
     pub fn new(
         settings: &RedisSettings,
         (instance, origin): (&InstanceId, Origin),
         link: Link<Expect>,
         mut delivery: Delivery,
         reached: bool,
-        cells: Arc<UplinkCells>,
+        (gate, cells): (Gate, Arc<UplinkCells>),
         now: Instant,
     ) -> Self {
         let (prefix, silence) = (&settings.prefix, settings.silence());
+        let lanes = Lanes::new((instance, origin), settings.lane_peers, silence, gate);
         let history = HistoryCaller::new(prefix, origin, delivery.following().rules().clone());
         let mut ingress = Self {
             link,
@@ -145,9 +155,12 @@ impl Ingress {
             channels: Channels::new(prefix),
             caller: Caller::new(prefix, instance, origin, settings.heartbeat_interval, silence),
             scripts: ScriptQueue::default(),
+            sessions: SessionCaller::new(prefix, instance, settings.connections_per_user),
+            session_scripts: ScriptQueue::default(),
             delivery,
             registry: Registry::new(instance, silence),
-            users: HashSet::default(),
+            lanes,
+            this: instance.clone(),
             origin,
             stage: Stage::Down,
             timers: Timers { register: now, reap: now, renew: now, check: now },
@@ -176,7 +189,13 @@ impl Ingress {
 
     /// Whether commands may be taken from the shards now.
     pub fn takes_commands(&self) -> bool {
-        self.link.awaited() + self.scripts.waiting() + self.history_scripts.waiting() < AWAITED
+        let scripts = self.scripts.waiting() + self.session_scripts.waiting();
+        self.link.awaited() + scripts + self.history_scripts.waiting() < AWAITED
+    }
+
+    /// Notes how many commands wait in the queue.
+    pub fn note_waiting(&self, commands: usize) {
+        self.cells.commands_waiting.set(commands as u64);
     }
 
     /// When [`Ingress::tick`] is due next.
@@ -220,10 +239,14 @@ impl Ingress {
     pub fn lost(&mut self, error: &LinkError, now: Instant) {
         let unanswered = self.link.lost(now);
         self.scripts.clear();
+        self.session_scripts.clear();
         self.history_lost(unanswered);
-        self.delivery.remove_all_rooms();
-        self.users.clear();
+        self.delivery.remove_all();
+        self.lanes.lost();
         self.cells.link_up.set(0);
+        if error.is_lasting_refusal() {
+            self.cells.link_refused.set(1);
+        }
         if matches!(self.stage, Stage::Leaving | Stage::Left) {
             self.stage = Stage::Left;
             return;
@@ -257,7 +280,7 @@ impl Ingress {
         match self.stage {
             Stage::Alone if publisher.up => {
                 self.publisher_losses = publisher.losses;
-                self.begin_restoring();
+                self.begin_restoring(now);
             }
             Stage::Restoring { .. } | Stage::Sweeping | Stage::Up
                 if publisher.losses != self.publisher_losses =>
@@ -267,7 +290,7 @@ impl Ingress {
             _ => {}
         }
         self.registry.forget_silent(now);
-        self.cells.instances.set(self.registry.alive() as u64);
+        self.registry.tell(&self.cells);
         if self.is_unregistered() {
             return Ok(());
         }
@@ -282,6 +305,7 @@ impl Ingress {
         if self.timers.renew <= now {
             self.timers.renew = now + KEY_TTL / RENEWALS_PER_TTL;
             self.call(Call::Renew { cursor: "0".to_owned() }, now);
+            self.call_sessions(sessions::Call::Renew, now);
         }
         if self.timers.check <= now && self.delivery.is_following() {
             self.timers.check = now + CHECK_EVERY;
@@ -319,45 +343,24 @@ impl Ingress {
             }
             UplinkCommand::ReadHistory(request) => self.ask_page(request, now),
             UplinkCommand::ListMembers { room, asker } => self.call(Call::Members { room, asker }, now),
-            UplinkCommand::Attach { user, connection } => {
-                // Subscribing once more changes nothing, and its answer comes at the right moment.
-                self.subscribe(Channel::User(user.as_str()), Some(connection), now);
-                self.users.insert(user);
+            UplinkCommand::Attach { user, connection, counted } => {
+                self.attach(user, connection, counted, now);
             }
-            UplinkCommand::Detach { user } => {
-                self.unsubscribe(Channel::User(user.as_str()), now);
-                self.users.remove(&user);
-            }
-            UplinkCommand::Restore { room, route, members, newcomers } => {
+            UplinkCommand::Detach { user, counted, last } => self.detach(user, counted, last, now),
+            UplinkCommand::Restore { room, route, members, newcomers, told } => {
                 self.subscribe_room(&room, route, now);
                 if self.delivery.following().covers(room.as_str()) {
-                    self.delivery.following().restore(&room);
+                    self.delivery.following().restore(&room, told);
                     self.send_reads(now);
                 }
                 self.restore(room, members, newcomers, now);
             }
-            UplinkCommand::RestoreUsers { users } => {
-                for user in users {
-                    if self.users.insert(user.clone()) {
-                        self.subscribe(Channel::User(user.as_str()), None, now);
-                    }
-                }
-            }
+            UplinkCommand::RestoreUsers { users } => self.restore_users(users, now),
             UplinkCommand::PublishedAlone { rooms } => {
                 let free = PUBLISHED_ALONE.saturating_sub(self.published_alone.len());
                 self.published_alone.extend(rooms.into_iter().take(free));
             }
             UplinkCommand::Restored { shard } => self.shard_restored(shard.0, now),
-        }
-    }
-
-    fn tell_others_to_resync(&mut self, now: Instant) {
-        let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, from_script: false };
-        let mut resync = batch::header(head).to_vec();
-        batch::push_resync(&mut resync);
-        for room in &self.published_alone {
-            let channel = self.channels.name(Channel::Room(room.as_str()));
-            self.link.send(cmd("PUBLISH").arg(channel).arg(&resync), Expect::Nothing, now);
         }
     }
 
@@ -368,8 +371,9 @@ impl Ingress {
         self.call(Call::Restore { room, held, newcomers }, now);
     }
 
-    fn begin_restoring(&mut self) {
+    fn begin_restoring(&mut self, now: Instant) {
         self.stage = Stage::Restoring { restored: 0 };
+        self.reset_sessions(now);
         self.tell(LinkState::Restoring);
     }
 
@@ -399,26 +403,13 @@ impl Ingress {
             self.published_alone.clear();
             self.link.settled();
             self.cells.link_up.set(1);
+            self.cells.link_refused.set(0);
             if std::mem::take(&mut self.missed) {
                 self.delivery.resync_after_loss();
             }
             self.tell(LinkState::Up);
             tracing::info!(instances = self.registry.alive(), "the link to Redis is up");
         }
-    }
-
-    fn subscribe_room(&mut self, room: &RoomId, route: Arc<RoomRoute>, now: Instant) {
-        if self.delivery.add_room(room, route) {
-            self.subscribe(Channel::Room(room.as_str()), None, now);
-        }
-    }
-
-    fn subscribe(&mut self, channel: Channel<'_>, waits: Option<ConnectionId>, now: Instant) {
-        self.link.send(cmd("SUBSCRIBE").arg(self.channels.name(channel)), Expect::Subscribe(waits), now);
-    }
-
-    fn unsubscribe(&mut self, channel: Channel<'_>, now: Instant) {
-        self.link.send(cmd("UNSUBSCRIBE").arg(self.channels.name(channel)), Expect::Nothing, now);
     }
 
     fn call(&mut self, call: Call, now: Instant) {
@@ -441,6 +432,7 @@ impl Ingress {
                 self.send_reads(now);
             }
             Event::Reply(Expect::History(call), answer) => self.history_answer(call, answer, now)?,
+            Event::Reply(Expect::Sessions(call), answer) => self.sessions_answer(call, answer, now)?,
             Event::Reply(Expect::Page(request), answer) => {
                 answer.map_err(|error| refused("PING", &error))?;
                 self.page_due(request, now);
@@ -467,6 +459,7 @@ impl Ingress {
     }
 
     fn link_up(&mut self, now: Instant) {
+        self.caller.reconnected();
         if self.stage == Stage::Leaving {
             // The order to stop came during the handshake; the name has been registered before it.
             return self.call(Call::Unregister, now);
@@ -488,13 +481,8 @@ impl Ingress {
 
     fn message(&mut self, channel: &[u8], payload: &[u8], timestamp: u64, now: Instant) {
         match self.channels.parse(channel) {
-            Some(Channel::Instances) => {
-                if self.registry.heartbeat(payload, now) {
-                    self.cells.instances.set(self.registry.alive() as u64);
-                } else {
-                    self.delivery.garbage(payload, timestamp);
-                }
-            }
+            Some(Channel::Instances) => self.of_instances(payload, timestamp, now),
+            Some(Channel::Lane(_)) => self.delivery.deliver_lane(payload, timestamp),
             Some(channel) => self.delivery.deliver(channel, payload, timestamp),
             None => {}
         }
@@ -504,7 +492,10 @@ impl Ingress {
         let unreadable = LinkError::Other("a presence script gave an answer of the wrong shape");
         match call {
             Call::Join { join, route, .. } => {
-                let (member_count, members) = presence::decode_members(answer).ok_or(unreadable)?;
+                let (member_count, members) = presence::decode_members(&answer).ok_or(unreadable)?;
+                if let Some(number) = presence::decode_change(&answer) {
+                    self.delivery.change(join.room.as_str(), number);
+                }
                 let Join { room, asker, want_members, since, .. } = *join;
                 let members = want_members.then_some(members);
                 let joined = Joined {
@@ -519,7 +510,7 @@ impl Ingress {
                 self.join_granted(Box::new(joined), since, now);
             }
             Call::Members { room, asker } => {
-                let (member_count, members) = presence::decode_members(answer).ok_or(unreadable)?;
+                let (member_count, members) = presence::decode_members(&answer).ok_or(unreadable)?;
                 self.members(room, asker, member_count, members);
             }
             Call::Occupied => self.swept(presence::decode_list(answer).ok_or(unreadable)?, now),
@@ -531,6 +522,7 @@ impl Ingress {
                 if !silent.is_empty() {
                     tracing::warn!(instance = %silent, "an instance has gone silent: its members leave");
                     self.registry.gone(&silent);
+                    self.lanes.gone(&silent);
                     self.cells.instances.set(self.registry.alive() as u64);
                     self.call(Call::Reap, now);
                 }
@@ -543,7 +535,11 @@ impl Ingress {
             }
             Call::Unregister if answer != Value::Int(1) => self.call(Call::Unregister, now),
             Call::Unregister => self.stage = Stage::Left,
-            Call::Leave { .. } | Call::Restore { .. } | Call::Probe => {}
+            Call::Restore { room, .. } => {
+                let numbers = presence::decode_restored(answer).ok_or(unreadable)?;
+                self.delivery.restored(room.as_str(), numbers, self.stage == Stage::Up);
+            }
+            Call::Leave { .. } | Call::Probe => {}
         }
         Ok(())
     }
@@ -564,6 +560,7 @@ impl Ingress {
                 // Nobody can have removed it since: that takes a longer silence.
                 let held = self.registered.is_some_and(|last| now < last + self.silence);
                 self.registered = Some(at);
+                self.listen((at, known), &instances, now);
                 for instance in instances {
                     self.registry.heard(instance, now);
                 }
@@ -580,7 +577,7 @@ impl Ingress {
                         self.held = held;
                         // Leaves of members that Redis no longer knew were announced to nobody.
                         self.missed = true;
-                        self.begin_restoring();
+                        self.begin_restoring(now);
                     }
                     _ => {}
                 }

@@ -2,6 +2,7 @@
 
 mod harness;
 mod history;
+mod lanes;
 mod process;
 
 use std::time::Duration;
@@ -10,7 +11,8 @@ use harness::*;
 use tableforge::config::RedisSettings;
 use tableforge::identity::{ConnectionId, ShardId};
 use tableforge::shard::envelope::{Envelope, LinkState, Target, UplinkCommand};
-use tableforge::uplink::batch::{self, Header, Origin, Packer, Sequence};
+use tableforge::uplink::batch::{self, Header, Origin, Sequence};
+use tableforge::uplink::packing::{Packer, Readers};
 
 fn subscribers(redis: &Redis, channel: &str) -> u64 {
     let answer: (String, u64) =
@@ -97,7 +99,7 @@ fn presence_reaches_the_instance_that_caused_it() {
 fn users_and_everyone_are_reached() {
     let redis = Redis::start();
     let (a, b) = (Instance::up("a", &settings(redis.port)), Instance::up("b", &settings(redis.port)));
-    b.command(UplinkCommand::Attach { user: user("carol:1"), connection: connection() });
+    b.command(UplinkCommand::Attach { user: user("carol:1"), connection: connection(), counted: None });
     assert!(matches!(b.next(0), Envelope::Attached { connection: c } if c == connection()));
     a.publish(Target::User(user("carol:1")), "{\"to\":\"carol\"}");
     let home = tableforge::shard::home::of_user("carol:1", 2);
@@ -111,7 +113,7 @@ fn users_and_everyone_are_reached() {
     for shard in 0..2 {
         assert!(matches!(b.next(shard), Envelope::GlobalFrame { frame } if text(&frame) == "{\"all\":1}"));
     }
-    b.command(UplinkCommand::Detach { user: user("carol:1") });
+    b.command(UplinkCommand::Detach { user: user("carol:1"), counted: None, last: true });
     b.settle();
     assert_eq!(subscribers(&redis, "tf:users:carol:1"), 0);
 }
@@ -144,7 +146,7 @@ fn a_lost_batch_is_noticed() {
         let mut records = Vec::new();
         batch::push_event(&mut records, format!("{{\"n\":{number}}}").as_bytes());
         let head = Header { origin: Origin(99), sequence: Sequence::Follows(number), from_script: false };
-        foreign(&redis, "tf:rooms:r", &packer.pack(head, &records));
+        foreign(&redis, "tf:rooms:r", &packer.pack(head, &records, Readers::Anyone));
     }
     assert_eq!((a.room_text(), a.room_text()), ("{\"n\":4}".into(), "{\"n\":5}".into()));
     assert_eq!(a.resync(), (Some(room("r")), "gap"));
@@ -170,6 +172,7 @@ fn a_shard_that_does_not_keep_up_is_told_what_it_missed() {
     a.command(UplinkCommand::Attach {
         user: user(&other),
         connection: ConnectionId { shard: ShardId(1), slot: 0, generation: 0 },
+        counted: None,
     });
     assert!(matches!(a.next(1), Envelope::Attached { .. }));
     foreign(&redis, &format!("tf:users:{other}"), b"{\"data\":2}");
@@ -214,7 +217,7 @@ fn a_lost_redis_is_told_and_everything_comes_back() {
     assert!(matches!(a.next(0), Envelope::Link(LinkState::Up)));
     b.restore(&room("r"), &route, &["bob"], &["bert"]);
     b.command(UplinkCommand::PublishedAlone { rooms: vec![room("r")] });
-    b.command(UplinkCommand::RestoreUsers { users: vec![user("bob")] });
+    b.command(UplinkCommand::RestoreUsers { users: vec![(user("bob"), Vec::new())] });
     b.restored();
     let presence = a.presence();
     assert_eq!(
@@ -518,7 +521,7 @@ fn every_key_expires() {
     a.join(&room("r"), "alice", true);
     let mut client = redis.client();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut client).unwrap();
-    assert_eq!(keys.len(), 6, "{keys:?}");
+    assert_eq!(keys.len(), 7, "{keys:?}");
     for key in keys {
         let seconds: i64 = redis::cmd("TTL").arg(&key).query(&mut client).unwrap();
         let expected = if key == "tf:told" { 0..=30 } else { 86_000..=86_400 };
