@@ -340,8 +340,10 @@ def _cluster(found, models):
         "\n".join(lines),
         f"Assumed: members are on instances by chance, so that a room of m members is on 20·(1 − (19/20)^m) of them; every one "
         f"of those gets each message; Redis has one core for itself and uses {UTILISATION:.0%} of it; batches carry as many "
-        "messages, and Redis as many bytes per copy, as in the measured runs named. Rooms kept together on one instance "
-        "(sticky by room) need no Redis per message at all.",
+        "messages, and Redis as many bytes per copy, as in the measured runs named. With more than "
+        "`PUBLISH_LANE_PEERS` (16) other instances lanes are not used unless that is raised: the first line of each pair, where "
+        "a batch has few messages, is then the nearer one. Rooms kept together on one instance (sticky by room) need no "
+        "Redis per message at all.",
     ]
 
 

@@ -179,10 +179,19 @@ impl Figures {
 
 fn report(arguments: &StormArguments, figures: &Figures) -> Report {
     let problems = figures.problems();
+    let warnings = warnings(arguments, &figures.tally);
     let mut json = json(arguments, figures);
+    json["warnings"] = json!(warnings);
     json["problems"] = json!(problems);
     json["passed"] = json!(problems.is_empty());
-    Report { json, table: table(arguments, figures), problems, warnings: Vec::new() }
+    Report { json, table: table(arguments, figures), problems, warnings }
+}
+
+fn warnings(arguments: &StormArguments, tally: &Tally) -> Vec<String> {
+    let told_nothing = arguments.missed > 0 && tally.comings.back > 0 && tally.comings.recovered.total() == 0;
+    let warning = "these rooms have no history (HISTORY_ROOMS): what was sent while clients were away was not \
+                   recovered, and not expected";
+    if told_nothing { vec![warning.to_owned()] } else { Vec::new() }
 }
 
 fn json(arguments: &StormArguments, figures: &Figures) -> serde_json::Value {
@@ -227,7 +236,6 @@ fn json(arguments: &StormArguments, figures: &Figures) -> serde_json::Value {
         "generator": figures.generator,
         "interval_seconds": INTERVAL_US as f64 / 1e6,
         "series": figures.series,
-        "warnings": [],
     })
 }
 
