@@ -92,6 +92,10 @@ pub const RESUME_ROOMS: usize = 1024;
 /// Messages of one connection that wait for their ack at once: what a client pipelines within a round trip.
 pub const AWAITED_ACKS: usize = 4096;
 
+/// Rooms that one shard remembers having published in while the link to Redis was down: some 20 MB of names. In further rooms
+/// nothing is published until it is back.
+pub const ROOMS_ALONE: usize = 131_072;
+
 /// Questions of one shard's clients that wait for the homes of rooms: what they ask within some milliseconds.
 pub const OPEN_QUESTIONS: usize = 4096;
 

@@ -341,6 +341,7 @@ impl Uplink {
             commands: Outlet::to(self.commands.clone(), self.waker.clone()),
             publications: self.publications.clone(),
             state: LinkState::Restoring,
+            published_alone: Default::default(),
             settled: false,
         }
     }

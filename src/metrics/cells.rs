@@ -20,10 +20,14 @@ pub struct UplinkCells {
     pub batches_out: Cell,
     /// Bytes of those batches.
     pub batch_bytes_out: Cell,
+    /// Those among them that went over the instance's lane, to all other instances at once.
+    pub lane_batches_out: Cell,
     /// Events received from other instances.
     pub received: Cell,
     /// Batches received from other instances.
     pub batches_in: Cell,
+    /// Those among them that came over the sender's lane.
+    pub lane_batches_in: Cell,
     /// Plain JSON publications received from other programs.
     pub foreign_in: Cell,
     /// Payloads that were neither a batch nor JSON with `data`: dropped.

@@ -64,12 +64,16 @@ const BY_SHARD: [ShardMetric; 3] = [
 /// Name, help, and the cell of the uplink.
 type UplinkMetric = (&'static str, &'static str, fn(&UplinkCells) -> &Cell);
 
-const UPLINK: [UplinkMetric; 18] = [
+const UPLINK: [UplinkMetric; 20] = [
     ("redis_link_up", "Whether the link to Redis is up.", |u| &u.link_up),
     ("redis_link_losses_total", "Times the link was lost.", |u| &u.link_losses),
     ("redis_published_total", "Events handed to the publisher for other instances.", |u| &u.published),
     ("redis_batches_sent_total", "Batches published.", |u| &u.batches_out),
     ("redis_batch_sent_bytes_total", "Bytes of batches published.", |u| &u.batch_bytes_out),
+    ("redis_lane_batches_sent_total", "Batches sent over the lane.", |u| &u.lane_batches_out),
+    ("redis_lane_batches_received_total", "Batches received over other instances' lanes.", |u| {
+        &u.lane_batches_in
+    }),
     ("redis_received_total", "Events received from other instances.", |u| &u.received),
     ("redis_batches_received_total", "Batches received.", |u| &u.batches_in),
     ("redis_foreign_total", "Plain JSON publications of other programs.", |u| &u.foreign_in),

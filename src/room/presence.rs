@@ -37,6 +37,7 @@ pub struct Home {
     users: HashMap<UserId, Present, Hashing>,
     /// Connections per shard, for the shards that have any.
     shards: SmallVec<[(ShardId, u32); 1]>,
+    told_alone: bool,
 }
 
 impl Home {
@@ -48,6 +49,16 @@ impl Home {
     /// Those users.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.users.values().map(|present| &present.member)
+    }
+
+    /// Someone has been told who is in the room, or of a join or leave, as far as this instance knows.
+    pub fn mark_told_alone(&mut self) {
+        self.told_alone = true;
+    }
+
+    /// Whether that has happened since the last call.
+    pub fn take_told_alone(&mut self) -> bool {
+        std::mem::take(&mut self.told_alone)
     }
 
     /// Notes whether the other instances know of the user, or are about to.

@@ -364,13 +364,19 @@ impl Shard {
         if home.is_some_and(|home| self.mesh.is_congested(home)) {
             return busy();
         }
-        if let Some(uplink) = &self.uplink
-            && uplink.state != LinkState::Down
-        {
-            let room = if let Target::Room(room) = target { Some(room.as_str()) } else { None };
+        let room = if let Target::Room(room) = target { Some(room.as_str()) } else { None };
+        let span = self.follow_call(room);
+        if let Some(uplink) = &mut self.uplink {
             let event = frame::payload(&frame);
-            let publication = publication(self.follow_call(room), || self.caused_by(), target.clone(), event);
-            if uplink.publications.try_send(publication).is_err() {
+            let taken = match target {
+                Target::Room(room) if uplink.state == LinkState::Down => uplink.note_published_alone(room),
+                _ if uplink.state == LinkState::Down => true,
+                _ => {
+                    let publication = publication(span, target.clone(), event);
+                    uplink.publications.try_send(publication).is_ok()
+                }
+            };
+            if !taken {
                 return busy();
             }
         }
@@ -439,11 +445,7 @@ impl Shard {
     }
 
     fn home_to_room(&mut self, room: &RoomId, frame: &Bytes) {
-        let alone = self.uplink.as_ref().is_some_and(|uplink| uplink.state == LinkState::Down);
         let Some(home) = self.homes.get(room.as_str()) else { return };
-        if alone {
-            home.route.mark_published_alone();
-        }
         for shard in home.route.shards() {
             let envelope = Envelope::RoomFrame { room: room.clone(), sender: None, frame: frame.clone() };
             if !self.mesh.offer(shard, envelope) {

@@ -464,14 +464,19 @@ pub enum UplinkCommand {
         members: Vec<Member>,
         /// Those that came while the link was down: the other instances have not heard of them.
         newcomers: Vec<Member>,
-        /// Whether members of this instance published while the link was down: then the other
-        /// instances' members are told to resync.
-        published: bool,
+        /// Whether members were told meanwhile who is in the room, as far as this instance knew.
+        told: bool,
     },
     /// Answer to [`LinkState::Restoring`]: users with connections, to be subscribed.
     RestoreUsers {
         /// The users.
         users: Vec<UserId>,
+    },
+    /// Answer to [`LinkState::Restoring`]: rooms in which this shard has published while the link was down. The other
+    /// instances' members are told to resync.
+    PublishedAlone {
+        /// The rooms.
+        rooms: Vec<RoomId>,
     },
     /// The shard has sent everything for [`LinkState::Restoring`].
     Restored {

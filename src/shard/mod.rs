@@ -26,6 +26,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
+use hashbrown::HashSet;
 
 use self::api::Api;
 use self::correlation::Correlations;
@@ -41,8 +42,10 @@ use crate::codec::deflate::{Deflater, Inflater};
 use crate::command::authorize::TokenVerifier;
 use crate::command::decode::Scratch;
 use crate::config::Settings;
-use crate::identity::{ConnectionId, ShardId, SocketId};
+use crate::hashing::Hashing;
+use crate::identity::{ConnectionId, RoomId, ShardId, SocketId};
 use crate::instance::Instance;
+use crate::limits;
 use crate::metrics::ShardCells;
 use crate::ring::Key;
 use crate::room::archive::Archive;
@@ -88,9 +91,22 @@ pub struct UplinkPort {
     pub publications: Sender<Publication>,
     /// The link as this shard was last told.
     pub state: LinkState,
+    /// Rooms in which this shard has published since the link was lost: at most [`limits::ROOMS_ALONE`].
+    pub published_alone: HashSet<RoomId, Hashing>,
     /// Whether the link has been up or is known to be down. Until then no client is accepted: it could
     /// neither be promised that a room's messages reach it nor told that they may not.
     pub settled: bool,
+}
+
+impl UplinkPort {
+    /// Remembers that members of this room on other instances miss a message, to be told later. False when no more
+    /// rooms can be remembered: the message must not be delivered then, or they would never know.
+    fn note_published_alone(&mut self, room: &RoomId) -> bool {
+        if self.published_alone.contains(room) {
+            return true;
+        }
+        self.published_alone.len() < limits::ROOMS_ALONE && self.published_alone.insert(room.clone())
+    }
 }
 
 /// Everything that one core owns.

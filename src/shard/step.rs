@@ -87,6 +87,7 @@ impl Shard {
         if let (Some(uplink), true) = (&mut self.uplink, linked) {
             uplink.commands.send(UplinkCommand::Join { enters: enters || join.again, join, route });
         } else {
+            home.mark_told_alone();
             let member_count = home.user_count();
             let members = join.want_members.then(|| home.members().cloned().collect());
             if enters || join.again {
@@ -116,6 +117,9 @@ impl Shard {
             let last = left.remaining == 0;
             uplink.commands.send(UplinkCommand::Leave { room: room.clone(), member: left.member, last });
         } else {
+            if let Some(home) = self.homes.get_mut(room.as_str()) {
+                home.mark_told_alone();
+            }
             self.announce(room, false, &left.member, left.remaining);
         }
     }
@@ -133,8 +137,11 @@ impl Shard {
         if let (true, Some(uplink)) = (self.is_linked(), &mut self.uplink) {
             return uplink.commands.send(UplinkCommand::ListMembers { room, asker });
         }
-        let home = self.homes.get(room.as_str());
-        let members: Vec<_> = home.into_iter().flat_map(|home| home.members().cloned()).collect();
+        let mut members = Vec::new();
+        if let Some(home) = self.homes.get_mut(room.as_str()) {
+            home.mark_told_alone();
+            members.extend(home.members().cloned());
+        }
         let (to, member_count) = (asker.connection.shard, members.len() as u32);
         self.mesh.send(to, Envelope::Members { room, asker, member_count, members });
     }
@@ -179,7 +186,6 @@ impl Shard {
             LinkState::Restoring => self.restore(),
             LinkState::Up => {
                 self.homes.iter_mut().for_each(|(_, home)| home.set_all_registered());
-                self.restore_late();
                 self.deliver_to_everyone(&event::cluster_status(ClusterStatus::Ok));
             }
             LinkState::Down => {}
@@ -196,26 +202,14 @@ impl Shard {
                 route: home.route.clone(),
                 members,
                 newcomers,
-                published: home.route.take_published_alone(),
+                told: home.take_told_alone(),
             });
         }
         let users = self.user_homes.users().cloned().collect();
         uplink.commands.send(UplinkCommand::RestoreUsers { users });
+        let rooms = uplink.published_alone.drain().collect();
+        uplink.commands.send(UplinkCommand::PublishedAlone { rooms });
         uplink.commands.send(UplinkCommand::Restored { shard: self.id });
-    }
-
-    /// Restores those rooms once more in which a shard has published alone after they were restored, because it
-    /// heard later than this one that the link is back. By now all of them have heard.
-    fn restore_late(&mut self) {
-        let Some(uplink) = &mut self.uplink else { return };
-        for (room, home) in self.homes.iter_mut() {
-            if home.route.take_published_alone() {
-                let (members, newcomers) = home.by_registration();
-                let (room, route) = (room.clone(), home.route.clone());
-                let restore = UplinkCommand::Restore { room, route, members, newcomers, published: true };
-                uplink.commands.send(restore);
-            }
-        }
     }
 
     // ── as the owner of connections ───────────────────────────────────────────────────────

@@ -7,9 +7,10 @@ use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
 use super::arrivals::Arrivals;
-use super::batch::{self, BatchError, Header, Origin, Record, Sequence, Unpacker};
+use super::batch::{self, BatchError, Header, Origin, Record, Section, Sequence};
 use super::channel::Channel;
 use super::following::Following;
+use super::packing::Unpacker;
 use super::presence::decode_member;
 use crate::codec::frame;
 use crate::command::decode::{Scratch, decode_publication};
@@ -60,6 +61,8 @@ pub mod reason {
     pub const LINK_LOST: &str = "redis_link_lost";
     /// Another instance's link was lost for a while: what its members sent did not arrive.
     pub const PEER_LINK_LOST: &str = "peer_link_lost";
+    /// Joins and leaves were missed while the link was lost; of the messages none was.
+    pub const PRESENCE: &str = "presence";
     /// A shard could not take messages as fast as they came.
     pub const OVERFLOW: &str = "overflow";
 }
@@ -104,6 +107,11 @@ impl Overflow {
     fn is_empty(&self) -> bool {
         !self.all && self.rooms.is_empty()
     }
+
+    /// Whether members of this room have something to be told before any further message.
+    fn covers(&self, room: &RoomId) -> bool {
+        !self.is_empty() && (self.all || self.rooms.contains(room))
+    }
 }
 
 /// The way from the uplink to the shards.
@@ -112,6 +120,7 @@ pub struct Delivery {
     shards: Vec<Outlet<Envelope>>,
     overflows: Vec<Overflow>,
     rooms: HashMap<RoomId, Room, Hashing>,
+    users: HashSet<UserId, Hashing>,
     following: Following,
     unpacker: Unpacker,
     scratch: Scratch,
@@ -137,6 +146,7 @@ impl Delivery {
             shards,
             overflows,
             rooms: HashMap::default(),
+            users: HashSet::default(),
             following,
             unpacker: Unpacker::new()?,
             scratch: Scratch::default(),
@@ -180,9 +190,20 @@ impl Delivery {
         self.rooms.contains_key(name)
     }
 
-    /// No room's messages are wanted any more.
-    pub fn remove_all_rooms(&mut self) {
+    /// Messages for the user are wanted from now on. True when that is new.
+    pub fn add_user(&mut self, user: UserId) -> bool {
+        self.users.insert(user)
+    }
+
+    /// Messages for the user are no longer wanted.
+    pub fn remove_user(&mut self, user: &UserId) {
+        self.users.remove(user);
+    }
+
+    /// No room's and no user's messages are wanted any more.
+    pub fn remove_all(&mut self) {
         self.rooms.clear();
+        self.users.clear();
     }
 
     /// Sends a control envelope to one shard: in order, and never lost.
@@ -223,6 +244,38 @@ impl Delivery {
         }
     }
 
+    /// Delivers what another instance has sent over its lane: what there are members or connections here for.
+    pub fn deliver_lane(&mut self, payload: &[u8], timestamp: u64) {
+        if self.deliver_sections(payload, timestamp).is_err() {
+            self.garbage(payload, timestamp);
+        }
+    }
+
+    fn deliver_sections(&mut self, payload: &[u8], timestamp: u64) -> Result<(), BatchError> {
+        let header = batch::parse_header(payload)?;
+        let bytes = self.unpacker.unpack(payload)?;
+        let (rooms, users) = (&self.rooms, &self.users);
+        let sections = batch::parse_sections(&bytes, |section| match section {
+            Section::Room { name, .. } => rooms.contains_key(*name),
+            Section::User(name) => users.contains(*name),
+            Section::Everyone => true,
+        })?;
+        self.cells.batches_in.add(1);
+        self.cells.lane_batches_in.add(1);
+        if let Some((_, records)) = sections.first() {
+            self.measure(records, timestamp);
+        }
+        for (section, records) in &sections {
+            let (channel, sequence) = match *section {
+                Section::Room { name, sequence } => (Channel::Room(name), sequence),
+                Section::User(name) => (Channel::User(name), Sequence::Unnumbered),
+                Section::Everyone => (Channel::Global, Sequence::Unnumbered),
+            };
+            self.deliver_records(channel, Header { sequence, ..header }, records);
+        }
+        Ok(())
+    }
+
     /// Counts a payload that is of no use, and logs it unless one was logged just before.
     pub fn garbage(&mut self, payload: &[u8], timestamp: u64) {
         self.cells.garbage_in.add(1);
@@ -259,6 +312,7 @@ impl Delivery {
         }
         let bytes = self.unpacker.unpack(payload)?;
         let records = batch::parse_records(&bytes)?;
+        self.cells.batches_in.add(1);
         if header.origin != self.this {
             self.measure(&records, timestamp);
         }
@@ -278,7 +332,6 @@ impl Delivery {
     }
 
     fn deliver_records(&mut self, channel: Channel<'_>, header: Header, records: &[Record<'_>]) {
-        self.cells.batches_in.add(1);
         if let Channel::Room(name) = channel {
             let quiet = records.iter().find_map(|record| match record {
                 Record::Quiet { since_ms } => Some(u64::from(*since_ms)),
@@ -301,6 +354,7 @@ impl Delivery {
                     self.presence(name, *joined, *member_count, member);
                 }
                 (Record::Companion(body), _) => self.arrivals.announce(body),
+                (Record::Change(number), Channel::Room(name)) => self.change(name, *number),
                 (Record::Resync, Channel::Room(name)) => self.resync_room(name, reason::PEER_LINK_LOST, None),
                 _ => {}
             }
@@ -358,19 +412,21 @@ impl Delivery {
                     self.offer(ShardId(shard as u8), Envelope::GlobalFrame { frame: frame.clone() }, None);
                 }
             }
-            Channel::Instances => {}
+            Channel::Instances | Channel::Lane(_) => {}
         }
     }
 
-    /// Sends an event if the shard's queue has room; if not, the room's members will be told to resync.
+    /// Sends an event if the shard's queue has room; if not, the room's members will be told to resync, and get nothing
+    /// more of the room until then: a message behind one that is missing would be a gap that nobody has announced.
     fn offer(&mut self, shard: ShardId, envelope: Envelope, room: Option<&RoomId>) {
-        let outlet = &mut self.shards[shard.index()];
-        if outlet.offer(envelope).is_ok() {
+        let (outlet, overflow) = (&mut self.shards[shard.index()], &mut self.overflows[shard.index()]);
+        let is_late = room.is_some_and(|room| overflow.covers(room));
+        if !is_late && outlet.offer(envelope).is_ok() {
             return;
         }
         self.cells.deliveries_dropped.add(1);
         if let Some(room) = room {
-            self.overflows[shard.index()].add(room);
+            overflow.add(room);
         }
     }
 
@@ -427,7 +483,7 @@ fn foreign_frame(
         })),
         Channel::User(_) => Some(event::user_message(SENDER, timestamp_ms, message_id, data)),
         Channel::Global => Some(event::global_message(SENDER, timestamp_ms, data)),
-        Channel::Instances => None,
+        Channel::Instances | Channel::Lane(_) => None,
     }
 }
 

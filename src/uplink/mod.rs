@@ -3,7 +3,7 @@
 //! ```text
 //!            commands ──▶ ingress thread ──▶ link ──▶ wire ──▶ Redis   SUBSCRIBE, presence scripts
 //!   shards ◀── envelopes ── delivery ◀─────────┘                       messages, replies
-//!            publications ──▶ publisher thread ──▶ batch ──▶ link ──▶ Redis   PUBLISH
+//!            publications ──▶ publisher thread ──▶ packing ──▶ link ──▶ Redis   PUBLISH
 //! ```
 //!
 //! Everything but [`driver`], [`preflight`] and [`socket`] is logic without clock, thread or socket.
@@ -17,7 +17,10 @@ pub mod follower;
 pub mod following;
 pub mod history;
 pub mod ingress;
+pub mod lane;
 pub mod link;
+pub mod packing;
+pub mod pair;
 pub mod preflight;
 pub mod presence;
 pub mod publisher;

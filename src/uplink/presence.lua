@@ -8,6 +8,7 @@ local ROOMS_PER_CALL = 100 -- bounds how long one call blocks Redis
 local function entries_of(room) return prefix .. 'presence:' .. room end
 local function members_of(room) return prefix .. 'members:' .. room end
 local function occupied_by(instance) return prefix .. 'occupied:' .. instance end
+local function changes_of(room) return prefix .. 'changes:' .. room end
 
 local function now()
   local time = redis.call('TIME')
@@ -26,12 +27,28 @@ local function is_untold(room)
   return redis.call('EXISTS', told) == 1 and redis.call('SISMEMBER', told, room) == 0
 end
 
--- Record kind 2 of the batch format.
+-- The number of a room's next announcement. It begins at the microseconds since 1970, so that no numbering comes to
+-- where an earlier one of the room has been.
+local function next_change(room)
+  local number = redis.call('INCR', changes_of(room))
+  if number == 1 then
+    local time = redis.call('TIME')
+    number = time[1] * 1000000 + time[2]
+    redis.call('SET', changes_of(room), digits(number), 'EX', ttl)
+  end
+  return number
+end
+
+-- The number of its last announcement; 0 when there is none.
+local function last_change(room) return tonumber(redis.call('GET', changes_of(room)) or 0) end
+
+-- Record kinds 2 and 9 of the batch format.
 local function announce(room, joined, member)
   note_told(room)
-  local count = redis.call('HLEN', members_of(room))
+  local count, number = redis.call('HLEN', members_of(room)), next_change(room)
   redis.call('PUBLISH', prefix .. 'rooms:' .. room,
-    head .. struct.pack('<BI4BI4', 2, #member + 5, joined, count) .. member)
+    head .. struct.pack('<BI4BI4', 2, #member + 5, joined, count) .. member .. struct.pack('<BI4I8', 9, 8, number))
+  if count == 0 then redis.call('DEL', changes_of(room)) end
 end
 
 local function enter(room, instance, user, member, quietly)
@@ -64,6 +81,7 @@ end
 local function renew(room)
   redis.call('EXPIRE', entries_of(room), ttl)
   redis.call('EXPIRE', members_of(room), ttl)
+  redis.call('EXPIRE', changes_of(room), ttl)
 end
 
 local function occupy(room, instance)
@@ -89,7 +107,8 @@ function operations.join(room, instance, user, member, enters, wanted)
     occupy(room, instance)
   end
   note_told(room)
-  return { redis.call('HLEN', members_of(room)), wanted == '1' and redis.call('HVALS', entries_of(room)) or {} }
+  return { redis.call('HLEN', members_of(room)), wanted == '1' and redis.call('HVALS', entries_of(room)) or {},
+    digits(last_change(room)) }
 end
 
 function operations.leave(room, instance, user, last)
@@ -105,9 +124,10 @@ end
 
 -- The rest of ARGV is the instance's members of the room: user, member, user, member … The other instances'
 -- members hold the first `held` of them as present: these come back quietly when Redis has lost them, unless
--- someone has been told meanwhile that the room is without them.
+-- someone has been told meanwhile that the room is without them. Answers the numbers of the room's last announcement
+-- before and after.
 function operations.restore(room, instance, held)
-  local kept = {}
+  local kept, before = {}, last_change(room)
   for i = 8, #ARGV, 2 do kept[ARGV[i]] = true end
   leave_all_but(room, instance, kept)
   local quiet = is_untold(room) and held * 2 or 0
@@ -117,7 +137,7 @@ function operations.restore(room, instance, held)
   else
     redis.call('SREM', occupied_by(instance), room)
   end
-  return 0
+  return { digits(before), digits(last_change(room)) }
 end
 
 function operations.occupied(instance)
@@ -185,10 +205,13 @@ function operations.probe()
   local entries, members, occupied = entries_of('probe'), members_of('probe'), occupied_by('probe')
   local needed = {
     { 'SUBSCRIBE', prefix .. 'rooms:probe' }, { 'SUBSCRIBE', prefix .. 'users:probe' },
-    { 'SUBSCRIBE', prefix .. 'global' }, { 'SUBSCRIBE', prefix .. 'instances' },
+    { 'SUBSCRIBE', prefix .. 'global' }, { 'SUBSCRIBE', prefix .. 'instances' }, { 'SUBSCRIBE', prefix .. 'lane:probe' },
     { 'UNSUBSCRIBE', prefix .. 'rooms:probe' },
     { 'PUBLISH', prefix .. 'rooms:probe', '' }, { 'PUBLISH', prefix .. 'users:probe', '' },
     { 'PUBLISH', prefix .. 'global', '' }, { 'PUBLISH', prefix .. 'instances', '' },
+    { 'PUBLISH', prefix .. 'lane:probe', '' },
+    { 'INCR', changes_of('probe') }, { 'GET', changes_of('probe') }, { 'SET', changes_of('probe'), '0' },
+    { 'DEL', changes_of('probe') },
     { 'TIME' }, { 'PING' }, { 'EVALSHA', '0', '0' },
     { 'HSET', entries, '0', '0' }, { 'HGET', entries, '0' }, { 'HDEL', entries, '0' },
     { 'HGETALL', prefix .. 'bans' }, { 'HKEYS', entries }, { 'HVALS', entries }, { 'EXPIRE', entries, '1' },

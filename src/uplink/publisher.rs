@@ -1,4 +1,8 @@
-//! What this instance publishes: events gather per channel and go out as batches, pipelined.
+//! What this instance publishes: events gather per target and go out as batches, pipelined.
+//!
+//! While the instance's lane is open (see [`super::lane`]) and a flush has more batches than there are other
+//! instances, one batch over the lane carries them all: Redis' work for it is a command and a push to each other
+//! instance, instead of a command for each target and a push to each of its listeners.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,12 +11,14 @@ use std::time::{Duration, Instant};
 use hashbrown::{HashMap, HashSet};
 use redis::{ServerError, Value};
 
-use super::batch::{self, Header, Origin, Packer, Sequence};
+use super::batch::{self, Header, Origin, Section, Sequence};
 use super::channel::{Channel, Channels};
+use super::lane::{Gate, Grant};
 use super::link::{Link, LinkError};
+use super::packing::{Packer, Readers};
 use super::store_queue::{StoreCall, StoreQueue};
 use crate::hashing::Hashing;
-use crate::identity::RoomId;
+use crate::identity::{InstanceId, RoomId};
 use crate::metrics::UplinkCells;
 use crate::shard::envelope::{Publication, Target, TracedEvent};
 use crate::trace::OpenSpan;
@@ -30,17 +36,33 @@ const MISSED_ROOMS: usize = 65_536;
 /// notices.
 const QUIET: Duration = Duration::from_secs(3);
 
+/// Time for which the lane is left alone when a batch has reached fewer instances than are registered: one has just
+/// lost its connection, or died.
+const DOUBT: Duration = Duration::from_secs(1);
+
 /// What a command on the publisher's connection was.
 #[derive(Debug)]
 pub enum Sent {
     /// A batch for this target.
     Batch(Target),
+    /// A batch over the lane.
+    Lane(SentLane),
     /// Messages to be stored.
     Stores(StoreCall),
     /// A heartbeat.
     Heartbeat,
     /// The companion of a traced message.
     Companion,
+}
+
+/// A batch over the lane that is not answered yet.
+#[derive(Debug)]
+pub struct SentLane {
+    /// The grant's term and peers.
+    term: u64,
+    peers: usize,
+    /// The rooms in it.
+    rooms: Vec<RoomId>,
 }
 
 /// A batch that gathers.
@@ -79,8 +101,15 @@ pub struct Publisher {
     companions: Vec<(RoomId, Vec<u8>)>,
     /// When the oldest heartbeat without an answer was sent.
     heartbeat_sent: Option<Instant>,
+    gate: Gate,
+    lane: String,
+    batches_per_peer: usize,
+    doubted_until: Option<Instant>,
     cells: Arc<UplinkCells>,
 }
+
+/// What goes to Redis in one flush: a target, its number, its records.
+type Outgoing = (Target, Sequence, Vec<u8>);
 
 /// How large batches become.
 #[derive(Clone, Copy, Debug)]
@@ -89,21 +118,28 @@ pub struct Batching {
     pub size: usize,
     /// Bytes from which a batch is compressed if that pays.
     pub compress_from: usize,
+    /// Batches of one flush for each other instance, above which they share a batch over the lane.
+    pub batches_per_peer: usize,
 }
 
+/// A push costs Redis about as much as a command: more batches than peers, and the lane is cheaper.
+pub const BATCHES_PER_PEER: usize = 1;
+
 impl Publisher {
-    /// A publisher with nothing to send.
+    /// A publisher of the instance `this` with nothing to send. `gate` says when its lane may be used.
     ///
     /// # Errors
-    /// When zstd cannot allocate its context.
+    /// When zstd cannot allocate its contexts.
     pub fn new(
         channels: Channels,
-        origin: Origin,
+        (this, origin): (&InstanceId, Origin),
         batching: Batching,
         stores: StoreQueue,
+        gate: Gate,
         cells: Arc<UplinkCells>,
     ) -> std::io::Result<Self> {
         Ok(Self {
+            lane: channels.name(Channel::Lane(this.as_str())),
             channels,
             origin,
             size: batching.size.min(batch::RECORDS_BYTES / 2),
@@ -119,6 +155,9 @@ impl Publisher {
             spans: Vec::new(),
             companions: Vec::new(),
             heartbeat_sent: None,
+            gate,
+            batches_per_peer: batching.batches_per_peer,
+            doubted_until: None,
             cells,
         })
     }
@@ -157,31 +196,40 @@ impl Publisher {
         gathering.events += 1;
     }
 
+    /// Whether nothing has gathered.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
     /// Whether enough has gathered to send it before its time.
     pub fn is_full(&self) -> bool {
         self.bytes >= self.size
     }
 
-    /// Sends all that has gathered, one PUBLISH per channel; drops it when the link is not up. The
+    /// Sends all that has gathered, over the lane or one PUBLISH per channel; drops it when the link is not up. The
     /// numbering goes on in both cases, so that receivers notice.
     pub fn flush(&mut self, link: &mut Link<Sent>, now: Instant) {
         self.bytes = 0;
+        let mut outgoing = Vec::with_capacity(self.order.len());
+        let mut events = Vec::with_capacity(self.order.len());
         for target in std::mem::take(&mut self.order) {
             let Some(gathering) = self.gathering.remove(&target) else { continue };
             let sequence = self.number(&target, now);
             if link.is_up() {
-                self.cells.batch_events.observe(gathering.events);
-                self.publish(link, target, sequence, &gathering.records, now);
+                events.push(gathering.events);
+                outgoing.push((target, sequence, gathering.records));
             } else {
                 self.cells.publications_dropped.add(gathering.events);
                 self.remember_missed(target);
             }
         }
         let error = (!link.is_up()).then_some("there is no link to Redis");
+        self.repeat_quiet(link.is_up(), &mut outgoing, now);
+        let over_lane = self.send(link, outgoing, now);
+        self.note_events(&events, over_lane);
         self.spans.drain(..).for_each(|span| span.finish(error));
         self.send_companions(link, now);
         self.stores.flush(link, now);
-        self.repeat_quiet(link, now);
         self.forget_unused(now);
     }
 
@@ -192,14 +240,24 @@ impl Publisher {
                 let mut records = Vec::new();
                 batch::push_companion(&mut records, &companion);
                 let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, from_script: false };
-                let batch = self.packer.pack(head, &records);
+                let batch = self.packer.pack(head, &records, Readers::Anyone);
                 link.publish(&self.channels.of(&Target::Room(room)), &batch, Sent::Companion, now);
             }
         }
     }
 
-    /// Repeats the sequence of rooms that have gone quiet: the header of their last batch, without events.
-    fn repeat_quiet(&mut self, link: &mut Link<Sent>, now: Instant) {
+    /// Counts how many messages each command carries.
+    fn note_events(&self, events: &[u64], over_lane: bool) {
+        let histogram = &self.cells.batch_events;
+        if over_lane && !events.is_empty() {
+            histogram.observe(events.iter().sum());
+        } else {
+            events.iter().for_each(|events| histogram.observe(*events));
+        }
+    }
+
+    /// Repeats the sequence of rooms that have gone quiet: the number of their last batch, without events.
+    fn repeat_quiet(&mut self, is_up: bool, outgoing: &mut Vec<Outgoing>, now: Instant) {
         while let Some((_, at)) = self.watched.front()
             && *at <= now
             && let Some((room, _)) = self.watched.pop_front()
@@ -213,10 +271,67 @@ impl Publisher {
             }
             numbering.watched = false;
             // Without a link nothing is repeated: once it is back, the rooms that missed something are told.
-            if link.is_up() {
+            if is_up {
                 let mut records = Vec::new();
                 batch::push_quiet(&mut records, since.as_millis() as u32);
-                self.publish(link, Target::Room(room), Sequence::Follows(last), &records, now);
+                outgoing.push((Target::Room(room), Sequence::Follows(last), records));
+            }
+        }
+    }
+
+    /// True when everything went over the lane, in one batch.
+    fn send(&mut self, link: &mut Link<Sent>, outgoing: Vec<Outgoing>, now: Instant) -> bool {
+        let grant = **self.gate.load();
+        let open = grant.is_open(now) && self.doubted_until.is_none_or(|until| now >= until);
+        if open && outgoing.len() > grant.peers * self.batches_per_peer {
+            self.send_over_lane(link, outgoing, grant, now);
+            return true;
+        }
+        let readers = if open { Readers::Peers } else { Readers::Anyone };
+        for (target, sequence, records) in outgoing {
+            self.publish(link, target, sequence, (&records, readers), now);
+        }
+        false
+    }
+
+    fn send_over_lane(
+        &mut self,
+        link: &mut Link<Sent>,
+        outgoing: Vec<Outgoing>,
+        Grant { term, peers, .. }: Grant,
+        now: Instant,
+    ) {
+        let (mut all, mut rooms) = (Vec::new(), Vec::with_capacity(outgoing.len()));
+        for (target, sequence, records) in outgoing {
+            batch::push_section(
+                &mut all,
+                match &target {
+                    Target::Room(room) => Section::Room { name: room.as_str(), sequence },
+                    Target::User(user) => Section::User(user.as_str()),
+                    Target::Global => Section::Everyone,
+                },
+            );
+            all.extend_from_slice(&records);
+            if let Target::Room(room) = target {
+                rooms.push(room);
+            }
+        }
+        let batch = self.pack(Sequence::Unnumbered, &all, Readers::Peers);
+        self.cells.lane_batches_out.add(1);
+        link.publish(&self.lane, &batch, Sent::Lane(SentLane { term, peers, rooms }), now);
+    }
+
+    /// A batch over the lane was answered. Its rooms' members are told to resync if it may not have come to all
+    /// who are registered (see [`super::lane`]).
+    pub fn lane_answered(&mut self, sent: SentLane, answer: &Value, link: &mut Link<Sent>, now: Instant) {
+        let SentLane { term, peers, rooms } = sent;
+        if !matches!(answer, Value::Int(reached) if usize::try_from(*reached).is_ok_and(|n| n >= peers)) {
+            self.doubted_until = Some(now + DOUBT);
+        }
+        if !self.gate.load().covers(term, now) {
+            rooms.into_iter().for_each(|room| self.remember_missed(Target::Room(room)));
+            if link.is_up() {
+                self.tell_missed(link, now);
             }
         }
     }
@@ -261,15 +376,20 @@ impl Publisher {
         link: &mut Link<Sent>,
         target: Target,
         sequence: Sequence,
-        records: &[u8],
+        (records, readers): (&[u8], Readers),
         now: Instant,
     ) {
+        let batch = self.pack(sequence, records, readers);
+        link.publish(&self.channels.of(&target), &batch, Sent::Batch(target), now);
+    }
+
+    fn pack(&mut self, sequence: Sequence, records: &[u8], readers: Readers) -> Vec<u8> {
         let head = Header { origin: self.origin, sequence, from_script: false };
-        let batch = self.packer.pack(head, records);
+        let batch = self.packer.pack(head, records, readers);
         self.cells.batches_out.add(1);
         self.cells.batch_bytes_out.add(batch.len() as u64);
         self.cells.batch_sizes.observe(batch.len() as u64);
-        link.publish(&self.channels.of(&target), &batch, Sent::Batch(target), now);
+        batch
     }
 
     fn number(&mut self, target: &Target, now: Instant) -> Sequence {
@@ -307,6 +427,9 @@ impl Publisher {
         for sent in unanswered {
             match sent {
                 Sent::Batch(target) => self.remember_missed(target),
+                Sent::Lane(SentLane { rooms, .. }) => {
+                    rooms.into_iter().for_each(|room| self.remember_missed(Target::Room(room)));
+                }
                 Sent::Stores(call) => calls.push(call),
                 Sent::Heartbeat | Sent::Companion => {}
             }
@@ -316,6 +439,11 @@ impl Publisher {
 
     /// The connection is back: the members of rooms that missed something are told.
     pub fn link_up(&mut self, link: &mut Link<Sent>, now: Instant) {
+        self.doubted_until = None;
+        self.tell_missed(link, now);
+    }
+
+    fn tell_missed(&mut self, link: &mut Link<Sent>, now: Instant) {
         let mut resync = Vec::new();
         batch::push_resync(&mut resync);
         for room in std::mem::take(&mut self.missed) {
@@ -325,7 +453,7 @@ impl Publisher {
                 Sequence::Follows(number) => Sequence::Begins(number),
                 other => other,
             };
-            self.publish(link, target, sequence, &resync, now);
+            self.publish(link, target, sequence, (&resync, Readers::Anyone), now);
         }
     }
 
@@ -351,165 +479,4 @@ impl Publisher {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::uplink::batch::{HEADER_BYTES, Record, parse_header, parse_records};
-    use crate::uplink::history::{Epochs, HistoryCaller, HistoryRules};
-    use crate::uplink::link::Handshake;
-
-    fn publisher() -> Publisher {
-        let batching = Batching { size: 1_000, compress_from: usize::MAX };
-        let caller = HistoryCaller::new("t:", Origin(7), HistoryRules::none());
-        let stores = StoreQueue::new(caller, Epochs::new(1), Vec::new());
-        Publisher::new(Channels::new("t:"), Origin(7), batching, stores, Arc::default()).unwrap()
-    }
-
-    fn down(now: Instant) -> Link<Sent> {
-        let handshake = Handshake { username: None, password: None, db: 0, name: "t".into() };
-        Link::new(handshake, Duration::from_secs(1), 1, now)
-    }
-
-    fn connect(link: &mut Link<Sent>, now: Instant) {
-        link.connected(now);
-        link.receive(b"+OK\r\n+OK\r\n+OK\r\n", now, &mut Vec::new()).unwrap();
-        link.wrote(link.output().len());
-    }
-
-    fn up(now: Instant) -> Link<Sent> {
-        let mut link = down(now);
-        connect(&mut link, now);
-        link
-    }
-
-    fn room(name: &str) -> Target {
-        Target::Room(RoomId::parse(name).unwrap())
-    }
-
-    fn add(publisher: &mut Publisher, target: Target, event: &'static str) {
-        publisher.add(Publication::Event { target, event: Bytes::from_static(event.as_bytes()) });
-    }
-
-    /// Channel and payload of each PUBLISH that waits to be written.
-    fn published(link: &mut Link<Sent>) -> Vec<(String, Vec<u8>)> {
-        let (mut out, mut decoder) = (Vec::new(), super::super::wire::Decoder::default());
-        decoder
-            .feed(link.output(), |inbound| {
-                let super::super::wire::Inbound::Reply(Ok(redis::Value::Array(parts))) = inbound else {
-                    panic!("commands are arrays")
-                };
-                let [_, redis::Value::BulkString(channel), redis::Value::BulkString(payload)] = &parts[..]
-                else {
-                    panic!("PUBLISH has two arguments: {parts:?}")
-                };
-                out.push((String::from_utf8(channel.clone()).unwrap(), payload.clone()));
-            })
-            .unwrap();
-        link.wrote(link.output().len());
-        out
-    }
-
-    #[test]
-    fn events_of_one_channel_share_a_batch_in_order() {
-        let now = Instant::now();
-        let (mut publisher, mut link) = (publisher(), up(now));
-        add(&mut publisher, room("a"), "1");
-        add(&mut publisher, Target::Global, "g");
-        add(&mut publisher, room("a"), "2");
-        publisher.flush(&mut link, now);
-        let sent = published(&mut link);
-        assert_eq!(sent.iter().map(|(c, _)| c.as_str()).collect::<Vec<_>>(), ["t:rooms:a", "t:global"]);
-        let records = parse_records(&sent[0].1[HEADER_BYTES..]).unwrap();
-        assert_eq!(records, [Record::Event("1"), Record::Event("2")]);
-        assert_eq!(link.awaited(), 2);
-        publisher.flush(&mut link, now);
-        assert!(published(&mut link).is_empty(), "sent once");
-    }
-
-    #[test]
-    fn size_sends_before_the_time() {
-        let mut publisher = publisher();
-        add(&mut publisher, room("a"), "x");
-        assert!(!publisher.is_full());
-        let long: &'static str = "y".repeat(1_000).leak();
-        add(&mut publisher, room("b"), long);
-        assert!(publisher.is_full());
-    }
-
-    #[test]
-    fn numbers_rise_per_room_also_for_what_was_dropped() {
-        let now = Instant::now();
-        let (mut publisher, mut link) = (publisher(), up(now));
-        let mut sequences = Vec::new();
-        for step in 0..4 {
-            add(&mut publisher, room("a"), "1");
-            if step == 2 {
-                publisher.flush(&mut down(now), now);
-            } else {
-                publisher.flush(&mut link, now);
-                let sent = published(&mut link);
-                sequences.push(parse_header(&sent[0].1).unwrap().sequence);
-            }
-        }
-        assert_eq!(sequences, [Sequence::Begins(1), Sequence::Follows(2), Sequence::Follows(4)]);
-        assert_eq!(publisher.cells.publications_dropped.get(), 1);
-    }
-
-    #[test]
-    fn rooms_that_missed_something_are_told_when_the_link_is_back() {
-        let now = Instant::now();
-        let (mut publisher, mut link) = (publisher(), up(now));
-        add(&mut publisher, room("unanswered"), "1");
-        publisher.flush(&mut link, now);
-        publisher.link_lost(link.lost(now));
-        add(&mut publisher, room("dropped"), "1");
-        publisher.flush(&mut link, now);
-        connect(&mut link, now);
-        publisher.link_up(&mut link, now);
-        let mut sent = published(&mut link);
-        sent.sort();
-        assert_eq!(
-            sent.iter().map(|(c, _)| c.as_str()).collect::<Vec<_>>(),
-            ["t:rooms:dropped", "t:rooms:unanswered"]
-        );
-        for (_, batch) in &sent {
-            assert_eq!(parse_records(&batch[HEADER_BYTES..]).unwrap(), [Record::Resync]);
-            assert_eq!(parse_header(batch).unwrap().sequence, Sequence::Begins(2));
-        }
-        publisher.link_up(&mut link, now);
-        assert!(published(&mut link).is_empty(), "told once");
-    }
-
-    #[test]
-    fn a_room_that_goes_quiet_repeats_its_sequence_once() {
-        let now = Instant::now();
-        let (mut publisher, mut link) = (publisher(), up(now));
-        add(&mut publisher, room("a"), "1");
-        publisher.flush(&mut link, now);
-        let later = now + QUIET / 2;
-        add(&mut publisher, room("a"), "2");
-        publisher.flush(&mut link, later);
-        published(&mut link);
-        publisher.flush(&mut link, now + QUIET);
-        assert!(published(&mut link).is_empty(), "it was not quiet for long enough");
-        assert_eq!(publisher.deadline(), Some(later + QUIET));
-        publisher.flush(&mut link, later + QUIET);
-        let sent = published(&mut link);
-        assert_eq!(parse_header(&sent[0].1).unwrap().sequence, Sequence::Follows(2));
-        let records = parse_records(&sent[0].1[HEADER_BYTES..]).unwrap();
-        assert_eq!(records, [Record::Quiet { since_ms: QUIET.as_millis() as u32 }]);
-        publisher.flush(&mut link, later + 9 * QUIET);
-        assert!(published(&mut link).is_empty(), "once");
-    }
-
-    #[test]
-    fn unused_numberings_are_forgotten() {
-        let now = Instant::now();
-        let (mut publisher, mut link) = (publisher(), up(now));
-        add(&mut publisher, room("a"), "1");
-        publisher.flush(&mut link, now);
-        publisher.flush(&mut link, now + NUMBERING_KEPT);
-        assert!(publisher.numbering.is_empty());
-    }
-}
+mod tests;

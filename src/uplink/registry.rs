@@ -45,13 +45,51 @@ struct Heartbeat<'a> {
     leaving: bool,
 }
 
-/// What a receiver needs of a heartbeat.
+/// What a receiver needs of a message on the `instances` channel.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Heard {
     instance_id: String,
     #[serde(default)]
     leaving: bool,
+    asks: Option<String>,
+    hears: Option<String>,
+}
+
+/// A question or an answer about lanes on the `instances` channel.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AboutLanes<'a> {
+    instance_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asks: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hears: Option<&'a str>,
+}
+
+/// What an instance has said on the `instances` channel.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It is alive.
+    Alive,
+    /// It goes.
+    Leaving,
+    /// It asks who listens to its lane; the text is to be repeated in the answer.
+    Asks(String),
+    /// It listens to the lane of the instance that has asked this.
+    Hears(String),
+}
+
+/// The JSON text by which `instance` asks who listens to its lane.
+pub fn question(instance: &InstanceId, text: &str) -> Vec<u8> {
+    let about = AboutLanes { instance_id: instance.as_str(), asks: Some(text), hears: None };
+    serde_json::to_vec(&about).expect("texts are always JSON")
+}
+
+/// The JSON text by which `instance` answers a question.
+pub fn answer(instance: &InstanceId, text: &str) -> Vec<u8> {
+    let about = AboutLanes { instance_id: instance.as_str(), asks: None, hears: Some(text) };
+    serde_json::to_vec(&about).expect("texts are always JSON")
 }
 
 /// The JSON text of this instance's heartbeat at `timestamp` (milliseconds since 1970).
@@ -100,16 +138,21 @@ impl Registry {
         }
     }
 
-    /// Takes a heartbeat; false when `payload` is none.
-    pub fn heartbeat(&mut self, payload: &[u8], now: Instant) -> bool {
-        let Ok(heard) = serde_json::from_slice::<Heard>(payload) else { return false };
-        let Some(instance) = InstanceId::parse(&heard.instance_id) else { return false };
+    /// Takes a message of the `instances` channel: who has said what; nothing when `payload` is none.
+    pub fn message(&mut self, payload: &[u8], now: Instant) -> Option<(InstanceId, Said)> {
+        let heard = serde_json::from_slice::<Heard>(payload).ok()?;
+        let instance = InstanceId::parse(&heard.instance_id)?;
         if heard.leaving {
             self.last_heard.remove(&instance);
-        } else {
-            self.heard(instance, now);
+            return Some((instance, Said::Leaving));
         }
-        true
+        self.heard(instance.clone(), now);
+        let said = match (heard.asks, heard.hears) {
+            (Some(question), _) => Said::Asks(question),
+            (None, Some(question)) => Said::Hears(question),
+            (None, None) => Said::Alive,
+        };
+        Some((instance, said))
     }
 
     /// An instance has been removed from the cluster.
@@ -159,7 +202,8 @@ mod tests {
     fn silence_ends_membership_whatever_the_senders_clock_says() {
         let start = Instant::now();
         let mut registry = Registry::new(&id("a"), THRESHOLD);
-        assert!(registry.heartbeat(&heartbeat(&id("b"), Origin(2), Load::default(), 0, false), start));
+        let said = registry.message(&heartbeat(&id("b"), Origin(2), Load::default(), 0, false), start);
+        assert_eq!(said, Some((id("b"), Said::Alive)));
         registry.heard(id("c"), start + THRESHOLD / 2);
         assert_eq!(registry.alive(), 3);
         registry.forget_silent(start + THRESHOLD);
@@ -172,11 +216,23 @@ mod tests {
     fn itself_is_counted_once_and_a_farewell_at_once() {
         let now = Instant::now();
         let mut registry = Registry::new(&id("a"), THRESHOLD);
-        registry.heartbeat(&heartbeat(&id("a"), Origin(1), Load::default(), 0, false), now);
+        registry.message(&heartbeat(&id("a"), Origin(1), Load::default(), 0, false), now);
         assert_eq!(registry.alive(), 1);
         registry.heard(id("b"), now);
-        registry.heartbeat(&heartbeat(&id("b"), Origin(2), Load::default(), 0, true), now);
-        assert_eq!(registry.alive(), 1);
+        let said = registry.message(&heartbeat(&id("b"), Origin(2), Load::default(), 0, true), now);
+        assert_eq!((said, registry.alive()), (Some((id("b"), Said::Leaving)), 1));
+    }
+
+    #[test]
+    fn lanes_are_talked_about_among_the_heartbeats() {
+        let now = Instant::now();
+        let mut registry = Registry::new(&id("a"), THRESHOLD);
+        assert_eq!(question(&id("b"), "7-1"), br#"{"instanceId":"b","asks":"7-1"}"#);
+        let said = registry.message(&question(&id("b"), "7-1"), now);
+        assert_eq!(said, Some((id("b"), Said::Asks("7-1".into()))));
+        assert_eq!(answer(&id("c"), "7-1"), br#"{"instanceId":"c","hears":"7-1"}"#);
+        let said = registry.message(&answer(&id("c"), "7-1"), now);
+        assert_eq!((said, registry.alive()), (Some((id("c"), Said::Hears("7-1".into()))), 3));
     }
 
     #[test]
@@ -184,7 +240,7 @@ mod tests {
         let now = Instant::now();
         let mut registry = Registry::new(&id("a"), THRESHOLD);
         for payload in [&b"{}"[..], b"{\"instanceId\":\"\\u0000\"}", b"\xff", b"[]"] {
-            assert!(!registry.heartbeat(payload, now));
+            assert_eq!(registry.message(payload, now), None);
         }
         for n in 0..INSTANCES + 10 {
             registry.heard(id(&format!("i{n}")), now);

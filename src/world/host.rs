@@ -103,6 +103,7 @@ impl Host {
             commands: Outlet::to(commands.clone(), ingress_waker.clone()),
             publications: publications.clone(),
             state: LinkState::Restoring,
+            published_alone: Default::default(),
             settled: false,
         };
         let shards = outlets.into_iter().zip(inboxes).enumerate().map(|(index, (outlets, inboxes))| {
@@ -140,6 +141,11 @@ impl Host {
         let key = Key { slot: place as u32, generation: slot.generation };
         thread.shard.handle_accepted(key, now(clock));
         true
+    }
+
+    /// Batches that it has taken from others' lanes.
+    pub(super) fn over_lanes(&self) -> u64 {
+        self.instance.uplink.as_ref().map_or(0, |cells| cells.lane_batches_in.get())
     }
 
     /// A shard's thread does not get its core for a while.

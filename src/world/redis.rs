@@ -161,8 +161,9 @@ impl RedisModel {
             b"HELLO" | b"SELECT" | b"CLIENT" | b"PING" => reply.extend_from_slice(b"+OK\r\n"),
             b"SUBSCRIBE" | b"UNSUBSCRIBE" => self.subscribe(number, words, &mut reply),
             b"PUBLISH" => {
+                let receivers = self.connections.values().filter(|other| other.channels.contains(&words[1]));
+                reply.extend_from_slice(format!(":{}\r\n", receivers.count()).as_bytes());
                 publishes.push((words[1].clone(), words[2].clone()));
-                reply.extend_from_slice(b":1\r\n");
             }
             b"EVAL" | b"EVALSHA" => publishes = self.evaluate(words, now, &mut reply),
             other => panic!("unknown command {}", String::from_utf8_lossy(other)),

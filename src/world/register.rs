@@ -47,6 +47,7 @@ pub(super) struct Register {
     occupied: BTreeMap<String, BTreeSet<String>>,
     registry: BTreeMap<String, Ms>,
     boots: BTreeMap<String, String>,
+    changes: BTreeMap<String, u64>,
     /// Rooms, and when the key expires.
     told: Option<(BTreeSet<String>, Ms)>,
 }
@@ -118,6 +119,15 @@ impl Operation<'_> {
         self.register.members.get(room).map_or(0, BTreeMap::len)
     }
 
+    fn next_change(&mut self, room: &str) -> u64 {
+        let first = (super::EPOCH_UNIX_MS + self.now) * 1_000;
+        *self.register.changes.entry(room.to_owned()).and_modify(|number| *number += 1).or_insert(first)
+    }
+
+    fn last_change(&self, room: &str) -> Reply {
+        Reply::text(&self.register.changes.get(room).copied().unwrap_or(0).to_string())
+    }
+
     fn announce(&mut self, room: &str, joined: u8, member: &[u8]) {
         self.note_told(room);
         let mut payload = self.arguments[3].clone();
@@ -126,6 +136,13 @@ impl Operation<'_> {
         payload.push(joined);
         payload.extend_from_slice(&(self.count(room) as u32).to_le_bytes());
         payload.extend_from_slice(member);
+        let number = self.next_change(room);
+        payload.push(9);
+        payload.extend_from_slice(&8_u32.to_le_bytes());
+        payload.extend_from_slice(&number.to_le_bytes());
+        if self.count(room) == 0 {
+            self.register.changes.remove(room);
+        }
         self.publishes.push((format!("{}rooms:{room}", self.text(0)).into_bytes(), payload));
     }
 
@@ -193,7 +210,7 @@ impl Operation<'_> {
     fn count_and_list(&self, room: &str, wanted: bool) -> Reply {
         let entries = self.register.entries.get(room).filter(|_| wanted);
         let list = entries.into_iter().flatten().map(|(_, member)| Reply::Bulk(member.clone())).collect();
-        Reply::List(vec![Reply::Number(self.count(room) as i64), Reply::List(list)])
+        Reply::List(vec![Reply::Number(self.count(room) as i64), Reply::List(list), self.last_change(room)])
     }
 
     fn join(&mut self) -> Reply {
@@ -222,6 +239,7 @@ impl Operation<'_> {
             self.arguments[7..].chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
         let name = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let kept = present.iter().map(|(user, _)| name(user)).collect();
+        let before = self.last_change(&room);
         self.leave_all_but(&room, &instance, &kept);
         let quiet = if self.is_untold(&room) { held } else { 0 };
         for (place, (user, member)) in present.iter().enumerate() {
@@ -232,7 +250,7 @@ impl Operation<'_> {
         } else {
             self.occupy(&room, &instance);
         }
-        Reply::Number(0)
+        Reply::List(vec![before, self.last_change(&room)])
     }
 
     fn register(&mut self) -> Reply {

@@ -56,9 +56,13 @@ pub(super) struct Outcome {
     pub(super) violations: Vec<Violation>,
     /// Rooms in which a member was told a wrong count at the end: room, told, right.
     pub(super) wrong_counts: Vec<(Room, u64, u64)>,
+    /// Who holds the wrong users as present at the end, by what it was told without asking: in words.
+    pub(super) wrong_presence: Vec<String>,
     /// All that happened to the clients, in one number.
     pub(super) trace: u64,
     pub(super) received: u64,
+    /// Batches that hosts have taken from others' lanes, those of killed ones left out.
+    pub(super) over_lanes: u64,
     pub(super) faults: Vec<(Ms, Fault)>,
     /// What happened in the room that was asked for.
     pub(super) log: Vec<String>,
@@ -66,7 +70,7 @@ pub(super) struct Outcome {
 
 impl Outcome {
     pub(super) fn is_good(&self) -> bool {
-        self.violations.is_empty() && self.wrong_counts.is_empty()
+        self.violations.is_empty() && self.wrong_counts.is_empty() && self.wrong_presence.is_empty()
     }
 }
 
@@ -92,6 +96,7 @@ pub(super) struct Simulation {
     plant: Option<Plant>,
     kept_back: Option<Record>,
     received: u64,
+    wrong_presence: Vec<String>,
     faults: Vec<(Ms, Fault)>,
     fault_at: Ms,
     logged: Option<Room>,
@@ -174,6 +179,7 @@ impl Simulation {
             plant,
             kept_back: None,
             received: 0,
+            wrong_presence: Vec::new(),
             faults: Vec::new(),
             fault_at: 0,
             logged: None,
@@ -397,8 +403,27 @@ impl Simulation {
 
     // ── the judgement ─────────────────────────────────────────────────────────────────────
 
+    /// Looks at who is held as present, and then lets everyone ask.
     fn ask_for_members(&mut self) {
+        for client in self.clients.iter().filter(|client| client.is_open()) {
+            for room in client.wishes.keys() {
+                let others = self.clients.iter().filter(|other| other.member != client.member);
+                let right = others.filter(|other| other.wishes.contains_key(room));
+                let right: BTreeSet<_> = right.map(|other| format!("u{}", other.member.0)).collect();
+                let mut held = client.present.get(room).cloned().flatten().unwrap_or_default();
+                held.remove(&format!("u{}", client.member.0));
+                if held != right {
+                    let (missing, gone): (Vec<_>, Vec<_>) =
+                        (right.difference(&held).collect(), held.difference(&right).collect());
+                    let (member, host) = (client.member, client.host);
+                    self.wrong_presence.push(format!(
+                        "{member} at host {host} in {room}: lacks {missing:?}, still has {gone:?}"
+                    ));
+                }
+            }
+        }
         for client in self.clients.iter_mut().filter(|client| client.is_open()) {
+            client.counts.clear();
             for room in client.wishes.keys().copied().collect::<Vec<_>>() {
                 client.ask_for_members(room);
             }
@@ -422,6 +447,8 @@ impl Simulation {
             wrong_counts,
             trace: self.trace.finish(),
             received: self.received,
+            wrong_presence: self.wrong_presence,
+            over_lanes: self.hosts.iter().flatten().map(Host::over_lanes).sum(),
             faults: self.faults,
             log: self.log,
         }
@@ -473,6 +500,7 @@ fn settings(host: usize, (size, ttl): (usize, Duration)) -> Settings {
         batch_age: Duration::from_millis(1),
         batch_bytes: 64 << 10,
         batch_compress_bytes: 1 << 10,
+        lane_peers: 16,
         heartbeat_interval: Duration::from_secs(1),
         cleanup_interval: Duration::from_secs(2),
         inactive_threshold: Duration::from_secs(5),

@@ -19,6 +19,7 @@ use crate::uplink::delivery::Delivery;
 use crate::uplink::following::Following;
 use crate::uplink::history::{Epochs, HistoryCaller, HistoryRules};
 use crate::uplink::ingress::{Expect, Ingress, PublisherLink};
+use crate::uplink::lane;
 use crate::uplink::link::{Event, Handshake, Link, LinkError};
 use crate::uplink::publisher::{Batching, Publisher, Sent};
 use crate::uplink::registry::{self, Load};
@@ -90,18 +91,18 @@ impl Uplink {
         let caller = HistoryCaller::new(&settings.prefix, origin, rules.clone());
         let stores = StoreQueue::new(caller, Epochs::new(random.next()), side.answers);
         let ingress_link: Link<Expect> = link(settings, random.next(), now);
-        let ingress = Ingress::new(
-            settings,
-            (instance, origin),
-            ingress_link,
-            delivery,
-            false,
-            Arc::clone(&side.cells),
-            now,
-        );
-        let batching = Batching { size: settings.batch_bytes, compress_from: settings.batch_compress_bytes };
+        let gate = lane::closed();
+        let shared = (Arc::clone(&gate), Arc::clone(&side.cells));
+        let this = (instance, origin);
+        let ingress = Ingress::new(settings, this, ingress_link, delivery, false, shared, now);
+        let batching = Batching {
+            size: settings.batch_bytes,
+            compress_from: settings.batch_compress_bytes,
+            // There is little to say in the world: most hosts use the lane for every batch, some for many at once.
+            batches_per_peer: usize::from(random.chance(250)),
+        };
         let channels = Channels::new(&settings.prefix);
-        let publisher = Publisher::new(channels, origin, batching, stores, side.cells);
+        let publisher = Publisher::new(channels, this, batching, stores, gate, side.cells);
         Self {
             number,
             instance: instance.clone(),
@@ -246,6 +247,9 @@ impl Uplink {
                 Event::Reply(_, Err(error)) => {
                     let error = crate::uplink::link::words(&error);
                     return Err(LinkError::Refused { step: "PUBLISH", error });
+                }
+                Event::Reply(Sent::Lane(sent), Ok(answer)) => {
+                    self.publisher.lane_answered(sent, &answer, &mut self.link, now);
                 }
                 Event::Reply(Sent::Heartbeat, Ok(_)) => self.link.settled(),
                 Event::Reply(Sent::Batch(_) | Sent::Companion, Ok(_)) | Event::Message { .. } => {}
