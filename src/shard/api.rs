@@ -364,23 +364,21 @@ impl Shard {
         if home.is_some_and(|home| self.mesh.is_congested(home)) {
             return busy();
         }
-        let is_down = self.uplink.as_ref().map(|uplink| uplink.state == LinkState::Down);
-        let taken = match (is_down, target) {
-            (None, _) => true,
-            (Some(true), Target::Room(room)) => {
-                self.uplink.as_mut().is_some_and(|uplink| uplink.note_published_alone(room))
+        let room = if let Target::Room(room) = target { Some(room.as_str()) } else { None };
+        let span = self.follow_call(room);
+        if let Some(uplink) = &mut self.uplink {
+            let event = frame::payload(&frame);
+            let taken = match target {
+                Target::Room(room) if uplink.state == LinkState::Down => uplink.note_published_alone(room),
+                _ if uplink.state == LinkState::Down => true,
+                _ => {
+                    let publication = publication(span, target.clone(), event);
+                    uplink.publications.try_send(publication).is_ok()
+                }
+            };
+            if !taken {
+                return busy();
             }
-            (Some(true), _) => true,
-            (Some(false), _) => {
-                let room = if let Target::Room(room) = target { Some(room.as_str()) } else { None };
-                let event = frame::payload(&frame);
-                let publication =
-                    publication(self.follow_call(room), || self.caused_by(), target.clone(), event);
-                self.uplink.as_ref().is_some_and(|uplink| uplink.publications.try_send(publication).is_ok())
-            }
-        };
-        if !taken {
-            return busy();
         }
         match (target, home) {
             (Target::Room(room), Some(home)) => {

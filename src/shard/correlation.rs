@@ -186,14 +186,12 @@ pub struct Cause {
 }
 
 /// What goes to the publisher: an event, and its span where it is followed.
-pub(super) fn publication(
-    span: Option<Box<OpenSpan>>,
-    request: impl FnOnce() -> Box<str>,
-    target: Target,
-    event: bytes::Bytes,
-) -> Publication {
+pub(super) fn publication(span: Option<Box<OpenSpan>>, target: Target, event: bytes::Bytes) -> Publication {
     match span {
         None => Publication::Event { target, event },
-        Some(span) => Publication::Traced(Box::new(TracedEvent { span, request: request(), target, event })),
+        Some(span) => {
+            let request = span.text("tableforge.request_id").unwrap_or_default().into();
+            Publication::Traced(Box::new(TracedEvent { span, request, target, event }))
+        }
     }
 }

@@ -412,16 +412,16 @@ impl Shard {
             let room = slice.room.clone();
             return self.store(id, room, &frame, message_id, span, now);
         }
-        if let Some(uplink) = &self.uplink
-            && uplink.state != LinkState::Down
-        {
-            let (target, event) = (Target::Room(slice.room.clone()), frame::payload(&frame));
-            let publication = publication(span.take(), || self.request_id(id).into(), target, event);
-            uplink.publications.try_send(publication).map_err(|_| BUSY)?;
-        } else if let Some(uplink) = &mut self.uplink
-            && !uplink.note_published_alone(&slice.room)
-        {
-            return Err(BUSY);
+        if let Some(uplink) = &mut self.uplink {
+            if uplink.state == LinkState::Down {
+                if !uplink.note_published_alone(&slice.room) {
+                    return Err(BUSY);
+                }
+            } else {
+                let (target, event) = (Target::Room(slice.room.clone()), frame::payload(&frame));
+                let publication = publication(span.take(), target, event);
+                uplink.publications.try_send(publication).map_err(|_| BUSY)?;
+            }
         }
         let outboxes = &mut self.outboxes;
         let mut forms = Forms::new(&frame, &mut self.deflater);
@@ -507,7 +507,7 @@ impl Shard {
         let span = self.follow(id, "publish", SpanKind::Producer);
         match &self.uplink {
             Some(uplink) if uplink.state != LinkState::Down => {
-                let publication = publication(span, || self.request_id(id).into(), target, event);
+                let publication = publication(span, target, event);
                 uplink.publications.try_send(publication).map_err(|_| BUSY)
             }
             _ => Ok(()),

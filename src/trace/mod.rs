@@ -191,6 +191,12 @@ impl OpenSpan {
         self.span.attributes.push((key, value.into()));
     }
 
+    /// What was said about it under this key, if it is text.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        let (_, value) = self.span.attributes.iter().find(|(other, _)| *other == key)?;
+        if let Value::Text(text) = value { Some(text) } else { None }
+    }
+
     /// It has ended well, or failed for this reason.
     pub fn finish(mut self, error: Option<&'static str>) {
         self.span.end_ns = (self.tracer.clock)().max(self.span.start_ns);

@@ -193,11 +193,6 @@ impl Ingress {
         self.link.awaited() + scripts + self.history_scripts.waiting() < AWAITED
     }
 
-    /// Notes how many commands wait in the queue.
-    pub fn note_waiting(&self, commands: usize) {
-        self.cells.commands_waiting.set(commands as u64);
-    }
-
     /// When [`Ingress::tick`] is due next.
     pub fn deadline(&self) -> Instant {
         let deadline = self.link.deadline();

@@ -217,11 +217,12 @@ impl Publisher {
     pub fn flush(&mut self, link: &mut Link<Sent>, now: Instant) {
         self.bytes = 0;
         let mut outgoing = Vec::with_capacity(self.order.len());
+        let mut events = Vec::with_capacity(self.order.len());
         for target in std::mem::take(&mut self.order) {
             let Some(gathering) = self.gathering.remove(&target) else { continue };
             let sequence = self.number(&target, now);
             if link.is_up() {
-                self.cells.batch_events.observe(gathering.events);
+                events.push(gathering.events);
                 outgoing.push((target, sequence, gathering.records));
             } else {
                 self.cells.publications_dropped.add(gathering.events);
@@ -229,9 +230,10 @@ impl Publisher {
             }
         }
         let error = (!link.is_up()).then_some("there is no link to Redis");
-        self.spans.drain(..).for_each(|span| span.finish(error));
         self.repeat_quiet(link.is_up(), &mut outgoing, now);
-        self.send(link, outgoing, now);
+        let over_lane = self.send(link, outgoing, now);
+        self.note_events(&events, over_lane);
+        self.spans.drain(..).for_each(|span| span.finish(error));
         self.send_companions(link, now);
         self.stores.flush(link, now);
         self.forget_unused(now);
@@ -247,6 +249,16 @@ impl Publisher {
                 let batch = self.packer.pack(head, &records, Readers::Anyone);
                 link.publish(&self.channels.of(&Target::Room(room)), &batch, Sent::Companion, now);
             }
+        }
+    }
+
+    /// Counts how many messages each command carries.
+    fn note_events(&self, events: &[u64], over_lane: bool) {
+        let histogram = &self.cells.batch_events;
+        if over_lane && !events.is_empty() {
+            histogram.observe(events.iter().sum());
+        } else {
+            events.iter().for_each(|events| histogram.observe(*events));
         }
     }
 
@@ -273,16 +285,19 @@ impl Publisher {
         }
     }
 
-    fn send(&mut self, link: &mut Link<Sent>, outgoing: Vec<Outgoing>, now: Instant) {
+    /// True when everything went over the lane, in one batch.
+    fn send(&mut self, link: &mut Link<Sent>, outgoing: Vec<Outgoing>, now: Instant) -> bool {
         let grant = **self.gate.load();
         let open = grant.is_open(now) && self.doubted_until.is_none_or(|until| now >= until);
         if open && outgoing.len() > grant.peers * self.batches_per_peer {
-            return self.send_over_lane(link, outgoing, grant, now);
+            self.send_over_lane(link, outgoing, grant, now);
+            return true;
         }
         let readers = if open { Readers::Peers } else { Readers::Anyone };
         for (target, sequence, records) in outgoing {
             self.publish(link, target, sequence, (&records, readers), now);
         }
+        false
     }
 
     fn send_over_lane(

@@ -16,6 +16,11 @@ use crate::uplink::script_queue::Outgoing;
 const ROOMS_PER_CALL: usize = 256;
 
 impl Ingress {
+    /// Notes how many commands wait in the queue.
+    pub fn note_waiting(&self, commands: usize) {
+        self.cells.commands_waiting.set(commands as u64);
+    }
+
     /// Sends the reads that followers want.
     pub(super) fn send_reads(&mut self, now: Instant) {
         for read in self.delivery.following().take_reads() {
