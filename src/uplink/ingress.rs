@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashSet;
-use redis::{ServerError, Value, cmd};
+use redis::{ServerError, Value};
 
 use super::batch::Origin;
 use super::channel::{Channel, Channels};
@@ -412,14 +412,6 @@ impl Ingress {
         if self.delivery.add_room(room, route) {
             self.subscribe(Channel::Room(room.as_str()), None, now);
         }
-    }
-
-    fn subscribe(&mut self, channel: Channel<'_>, waits: Option<ConnectionId>, now: Instant) {
-        self.link.send(cmd("SUBSCRIBE").arg(self.channels.name(channel)), Expect::Subscribe(waits), now);
-    }
-
-    fn unsubscribe(&mut self, channel: Channel<'_>, now: Instant) {
-        self.link.send(cmd("UNSUBSCRIBE").arg(self.channels.name(channel)), Expect::Nothing, now);
     }
 
     fn call(&mut self, call: Call, now: Instant) {

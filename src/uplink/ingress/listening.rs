@@ -5,12 +5,20 @@ use std::time::Instant;
 use redis::cmd;
 
 use super::{Expect, Ingress};
-use crate::identity::InstanceId;
+use crate::identity::{ConnectionId, InstanceId};
 use crate::uplink::batch::{self, Header, Sequence};
 use crate::uplink::channel::Channel;
 use crate::uplink::registry::{self, Said};
 
 impl Ingress {
+    pub(super) fn subscribe(&mut self, channel: Channel<'_>, waits: Option<ConnectionId>, now: Instant) {
+        self.link.send(cmd("SUBSCRIBE").arg(self.channels.name(channel)), Expect::Subscribe(waits), now);
+    }
+
+    pub(super) fn unsubscribe(&mut self, channel: Channel<'_>, now: Instant) {
+        self.link.send(cmd("UNSUBSCRIBE").arg(self.channels.name(channel)), Expect::Nothing, now);
+    }
+
     /// This instance is registered together with `instances`: from here on it listens to their lanes, before anything
     /// that it asks of Redis later is carried out.
     pub(super) fn listen(&mut self, registered: (Instant, bool), instances: &[InstanceId], now: Instant) {
