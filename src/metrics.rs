@@ -126,6 +126,8 @@ pub struct ShardCells {
     pub mesh_dropped: Cell,
     /// Requests refused because a limit was reached.
     pub limited: Cell,
+    /// Messages to others refused because the shard had more of them than it can handle.
+    pub shed: Cell,
     /// Connections refused because there were too many: of their user, from their address, or at once.
     pub refused_connections: Cell,
     /// TLS handshakes completed.
@@ -172,6 +174,11 @@ pub fn exposition(instance: &Instance, uptime: u64) -> String {
     text.counter("websocket_flushes_total", "Flushes of dirty connections.", sum(|cells| &cells.flushes));
     text.counter("websocket_errors_total", "Error replies.", sum(|cells| &cells.errors));
     text.counter("websocket_limited_total", "Requests over a limit.", sum(|cells| &cells.limited));
+    text.counter(
+        "websocket_shed_total",
+        "Messages to others refused because a shard was overloaded.",
+        sum(|cells| &cells.shed),
+    );
     text.counter(
         "websocket_connections_refused_total",
         "Connections refused as too many of a user, from an address, or at once.",

@@ -5,6 +5,7 @@ mod args;
 mod connection;
 mod control;
 mod credentials;
+mod deflate;
 mod dialect;
 mod fleet;
 mod frame;

@@ -24,6 +24,8 @@ pub struct Plan {
     pub credentials: Credentials,
     /// Whether connections join their rooms.
     pub join: bool,
+    /// Whether connections offer permessage-deflate.
+    pub deflate: bool,
     /// Connections begun per second; `None` for as fast as the handshakes in flight allow.
     pub connect_rate: Option<f64>,
     /// Time for a connection to become ready.

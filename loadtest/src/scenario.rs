@@ -44,6 +44,7 @@ fn plan(common: &CommonArguments, traffic: Traffic) -> Result<Plan, String> {
         rooms: (0..layout.rooms()).map(|room| format!("{}-{room}", common.room_prefix)).collect(),
         credentials: Credentials::new(common.token.clone(), common.secret.as_deref()),
         join: traffic.join,
+        deflate: common.deflate,
         connect_rate: common.connect_rate,
         connect_timeout: common.connect_timeout,
         payload: Payload::new(traffic.payload_bytes, common.seed),

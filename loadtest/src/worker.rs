@@ -15,6 +15,7 @@ use rustix::time::Timespec;
 
 use crate::connection::{Connection, READ_BYTES, State};
 use crate::control::{Control, Load};
+use crate::deflate::Deflate;
 use crate::dialect::Dialect;
 use crate::frame;
 use crate::handshake::Handshake;
@@ -63,6 +64,7 @@ pub struct Worker {
     next_read_us: u64,
     dirty: Vec<u32>,
     verifier: Verifier,
+    deflate: Deflate,
     tally: Tally,
 }
 
@@ -116,6 +118,7 @@ impl Worker {
             next_read_us: 0,
             dirty: Vec::new(),
             verifier: Verifier::new(share.len()),
+            deflate: Deflate::default(),
             tally: Tally::new(),
             random,
             plan,
@@ -191,7 +194,7 @@ impl Worker {
         let room = self.plan.join.then(|| self.plan.rooms[connection.room as usize].as_str());
         let path = self.dialect.request_target(&target.path, room);
         let token = self.plan.credentials.token(number);
-        let (handshake, request) = Handshake::start(target, &path, token.as_deref());
+        let (handshake, request) = Handshake::start(target, &path, token.as_deref(), self.plan.deflate);
         connection.state = State::Connecting(handshake, request);
         connection.connect(target.address, source)?;
         let socket = connection.socket().expect("connect made a socket");

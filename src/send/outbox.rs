@@ -43,7 +43,11 @@ const POOLED_CHUNK_BYTES: usize = 64 * 1024;
 /// Bytes of a new chunk: some small frames.
 const CHUNK_BYTES: usize = 1024;
 
-/// One connection's outgoing bytes. 32 bytes when nothing waits.
+/// Milliseconds between two releases of frames that are in no hurry: short for a person, long enough to gather what a
+/// storm of joins tells each member.
+pub const PATIENCE_MS: u32 = 10;
+
+/// One connection's outgoing bytes. 24 bytes when nothing waits.
 #[derive(Debug, Default)]
 struct Outbox {
     queue: Option<Box<SendBatch>>,
@@ -53,7 +57,11 @@ struct Outbox {
     since: u32,
     open: bool,
     dirty: bool,
+    /// Whether the slot is on the list of those that are in no hurry.
+    patient: bool,
 }
+
+const _: () = assert!(size_of::<Outbox>() == 24, "there is one per connection");
 
 /// The outboxes of one shard, by connection slot.
 #[derive(Debug)]
@@ -63,6 +71,10 @@ pub struct Outboxes {
     dirty: Vec<u32>,
     /// Dirty slots that earlier flushes had no room for.
     late: VecDeque<u32>,
+    /// Slots with frames that may wait for others.
+    patient: Vec<u32>,
+    /// When those were released last, in ms.
+    released_at: u32,
     overflowed: Vec<u32>,
     /// Boxed, because the ring keeps a batch where it is while the kernel reads it.
     batches: Pool<Box<SendBatch>>,
@@ -77,6 +89,8 @@ impl Outboxes {
             boxes: Vec::new(),
             dirty: Vec::new(),
             late: VecDeque::new(),
+            patient: Vec::new(),
+            released_at: 0,
             overflowed: Vec::new(),
             batches: Pool::new(),
             chunks: Pool::new(),
@@ -110,15 +124,36 @@ impl Outboxes {
     /// puts the slot on the list of [`Self::take_overflowed`].
     #[inline]
     pub fn push(&mut self, slot: u32, frame: &Bytes) {
-        let Some(outbox) = self.boxes.get_mut(slot as usize) else { return };
+        if let Some(outbox) = self.put(slot, frame)
+            && !std::mem::replace(&mut outbox.dirty, true)
+        {
+            self.dirty.push(slot);
+        }
+    }
+
+    /// As [`Self::push`], for what is in no hurry: it goes out with the next frame that is, or within [`PATIENCE_MS`],
+    /// so that many of them share a send. At once where none has gone out for as long.
+    pub fn push_patiently(&mut self, slot: u32, frame: &Bytes) {
+        if let Some(outbox) = self.put(slot, frame)
+            && !outbox.dirty
+            && !std::mem::replace(&mut outbox.patient, true)
+        {
+            self.patient.push(slot);
+        }
+    }
+
+    /// Puts a frame into the slot's batch, if that takes it.
+    #[inline]
+    fn put(&mut self, slot: u32, frame: &Bytes) -> Option<&mut Outbox> {
+        let outbox = self.boxes.get_mut(slot as usize)?;
         if !outbox.open {
-            return;
+            return None;
         }
         let batch = outbox.queue.get_or_insert_with(|| self.batches.take().unwrap_or_default());
         if batch.bytes() + outbox.in_flight + frame.len() > self.limit {
             outbox.open = false;
             self.overflowed.push(slot);
-            return;
+            return None;
         }
         if batch.is_empty() || (frame.len() > COPY_UP_TO && batch.len() < SendBatch::SEGMENTS) {
             batch.push(Segment::Shared(frame.clone()));
@@ -126,10 +161,7 @@ impl Outboxes {
             let chunks = &mut self.chunks;
             batch.push_copied(frame, || chunks.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES)));
         }
-        if !outbox.dirty {
-            outbox.dirty = true;
-            self.dirty.push(slot);
-        }
+        Some(outbox)
     }
 
     /// Sends `frame`, bounded or not, as the last thing for the slot; `discard` drops what waits before it.
@@ -157,9 +189,30 @@ impl Outboxes {
         }
     }
 
-    /// Whether anything is to be flushed.
-    pub fn is_dirty(&self) -> bool {
-        !(self.dirty.is_empty() && self.late.is_empty())
+    /// Whether anything is to be flushed at `now`, in ms.
+    pub fn is_dirty(&self, now: u32) -> bool {
+        !(self.dirty.is_empty() && self.late.is_empty()) || self.patience(now) == Some(0)
+    }
+
+    /// Milliseconds from `now` after which what is in no hurry has waited long enough, if there is any.
+    pub fn patience(&self, now: u32) -> Option<u32> {
+        let waited = now.wrapping_sub(self.released_at);
+        (!self.patient.is_empty()).then(|| PATIENCE_MS.saturating_sub(waited))
+    }
+
+    /// Marks those that have waited long enough.
+    fn release_patient(&mut self, now: u32) {
+        if self.patience(now) != Some(0) {
+            return;
+        }
+        self.released_at = now;
+        for slot in self.patient.drain(..) {
+            let outbox = &mut self.boxes[slot as usize];
+            outbox.patient = false;
+            if outbox.queue.is_some() && !std::mem::replace(&mut outbox.dirty, true) {
+                self.dirty.push(slot);
+            }
+        }
     }
 
     /// Slots whose outbox has overflowed since the last call.
@@ -190,6 +243,7 @@ impl Outboxes {
         mut seal: impl FnMut(u32, &mut SendBatch, &mut dyn FnMut() -> Vec<u8>),
         mut send: impl FnMut(u32, Box<SendBatch>) -> Result<(), Box<SendBatch>>,
     ) {
+        self.release_patient(now);
         let mut dirty = std::mem::take(&mut self.dirty);
         let reserved = self.late.len().min(most / 2);
         let new = dirty.len().min(most - reserved);
@@ -312,7 +366,7 @@ mod tests {
             sends.iter().map(|(slot, bytes, _)| (*slot, bytes)).collect::<Vec<_>>(),
             [(0, &expected), (1, &b"z".to_vec())]
         );
-        assert!(!outboxes.is_dirty());
+        assert!(!outboxes.is_dirty(0));
     }
 
     #[test]
@@ -337,7 +391,7 @@ mod tests {
         assert_eq!(flush(&mut outboxes), [8, 4, 5, 6]);
         mark(&mut outboxes, 9..12);
         assert_eq!(flush(&mut outboxes), [9, 10, 11, 7]);
-        assert!(!outboxes.is_dirty());
+        assert!(!outboxes.is_dirty(0));
     }
 
     #[test]
@@ -356,6 +410,33 @@ mod tests {
         let late: Vec<u32> = served.iter().copied().filter(|slot| slot % 8 >= 4).collect();
         assert_eq!(served.len(), 40);
         assert_eq!(late[..4], [4, 5, 6, 7], "the oldest first");
+    }
+
+    #[test]
+    fn what_is_in_no_hurry_gathers_or_goes_with_what_is() {
+        let mut outboxes = outboxes(100);
+        let sends = |outboxes: &mut Outboxes, now| {
+            let mut sends = Vec::new();
+            let dirty = outboxes.is_dirty(now);
+            outboxes.flush(now, usize::MAX, |slot, batch| {
+                sends.push((slot, batch.bytes()));
+                Err(batch)
+            });
+            assert_eq!(dirty, !sends.is_empty());
+            sends
+        };
+        let push = |outboxes: &mut Outboxes, slot| outboxes.push_patiently(slot, &Bytes::from_static(b"x"));
+        push(&mut outboxes, 0);
+        assert_eq!(sends(&mut outboxes, 100), [(0, 1)], "none has gone out for long");
+        push(&mut outboxes, 0);
+        push(&mut outboxes, 0);
+        push(&mut outboxes, 1);
+        assert_eq!(outboxes.patience(101), Some(PATIENCE_MS - 1));
+        assert_eq!(sends(&mut outboxes, 101), []);
+        outboxes.push(1, &Bytes::from_static(b"now"));
+        assert_eq!(sends(&mut outboxes, 102), [(1, 4)], "in the order of the pushes, in one send");
+        assert_eq!(sends(&mut outboxes, 100 + PATIENCE_MS), [(0, 2)]);
+        assert_eq!(outboxes.patience(200), None);
     }
 
     #[test]

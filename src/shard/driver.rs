@@ -9,6 +9,7 @@ use crossbeam_channel::Receiver;
 
 use super::envelope::Envelope;
 use super::outlet::Waker;
+use super::overload::Overload;
 use super::sweep::TICK_MS;
 use super::{Action, Now, Shard};
 use crate::instance::{Instance, Phase};
@@ -41,6 +42,7 @@ pub struct Driver {
     cells: Arc<ShardCells>,
     started: Instant,
     pacer: FlushPacer,
+    overload: Overload,
     completions: Vec<Completion>,
     next_tick_ms: u64,
     draining: bool,
@@ -83,7 +85,8 @@ impl Driver {
             ring,
             inboxes: around.inboxes,
             waker: around.waker,
-            pacer: FlushPacer::new(around.instance.settings.flush_budget),
+            pacer: FlushPacer::new(around.instance.settings.flush_budget, around.instance.shards.len()),
+            overload: Overload::default(),
             instance: around.instance,
             cells: around.cells,
             started: around.started,
@@ -126,9 +129,15 @@ impl Driver {
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.reap(COMPLETIONS_PER_TURN, &mut completions);
         let full = completions.len() >= COMPLETIONS_PER_TURN;
+        let lags = self.overload.begin_turn(self.started.elapsed());
         for completion in completions.drain(..) {
+            if lags {
+                self.shard.shed(self.overload.refuses(self.started.elapsed()));
+            }
             self.handle(completion, now);
         }
+        self.overload.end_input(self.started.elapsed());
+        self.shard.shed(false);
         self.completions = completions;
         let more = self.read_inboxes(now);
         self.keep_time(now);
@@ -225,12 +234,13 @@ impl Driver {
 
     fn flush(&mut self) {
         let started = self.started.elapsed();
-        if !self.shard.outboxes().is_dirty() || !self.pacer.due(started) {
+        let now = started.as_millis() as u32;
+        if !self.shard.outboxes().is_dirty(now) || !self.pacer.due(started) {
             return;
         }
         let (ring, cells) = (&mut self.ring, &self.cells);
         let (mut sends, mut bytes) = (0, 0);
-        self.shard.flush(started.as_millis() as u32, SENDS_PER_FLUSH, |slot, batch| {
+        self.shard.flush(now, SENDS_PER_FLUSH, |slot, batch| {
             sends += 1;
             bytes += batch.bytes() as u64;
             match ring.key(slot) {
@@ -246,16 +256,24 @@ impl Driver {
     }
 
     fn wait(&mut self, busy: bool) {
-        let until_tick = self.next_tick_ms.saturating_sub(self.started.elapsed().as_millis() as u64);
-        let mut timeout = Duration::from_millis(until_tick);
+        let now = self.started.elapsed();
+        let now_ms = now.as_millis() as u64;
+        let mut timeout = Duration::from_millis(self.next_tick_ms.saturating_sub(now_ms));
         let mut want = 1;
-        if self.shard.outboxes().is_dirty() {
-            timeout = timeout.min(self.pacer.wait(self.started.elapsed()));
-            want = COMPLETIONS_PER_WAKE;
-        }
-        self.waker.prepare_to_sleep();
-        if busy || self.inboxes.iter().any(|inbox| !inbox.is_empty()) {
+        if busy {
             timeout = Duration::ZERO;
+        } else if self.shard.outboxes().is_dirty(now_ms as u32) {
+            // Nobody wakes the shard: what others tell it now could not go out before the flush for which it wakes up.
+            timeout = timeout.min(self.pacer.wait(now));
+            want = COMPLETIONS_PER_WAKE;
+        } else {
+            if let Some(patience) = self.shard.outboxes().patience(now_ms as u32) {
+                timeout = timeout.min(Duration::from_millis(patience.into()));
+            }
+            self.waker.prepare_to_sleep();
+            if self.inboxes.iter().any(|inbox| !inbox.is_empty()) {
+                timeout = Duration::ZERO;
+            }
         }
         self.ring.submit_and_wait(want, timeout);
         self.waker.awake();

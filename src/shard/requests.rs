@@ -101,6 +101,10 @@ impl Shard {
         let message_id = request.message_id;
         let outcome = match wait {
             Some(ms) => Err(over_the_rate(ms)),
+            None if self.sheds && request.command.is_publication() => {
+                self.cells.shed.add(1);
+                Err(BUSY)
+            }
             None => self
                 .meter_publication(id, &request.command, now)
                 .and_then(|()| self.carry_out(id, request, now)),

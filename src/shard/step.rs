@@ -10,8 +10,13 @@ use crate::codec::forms::Forms;
 use crate::command::decode;
 use crate::command::event::{self, ClusterStatus};
 use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
+use crate::ring::COPY_UP_TO;
 use crate::room::fanout::{SliceMember, fan_out};
 use crate::room::history::Position;
+use crate::room::presence::Home;
+
+/// Receivers for whom a frame of another thread is copied.
+const OWN_COPY_FROM: usize = 4;
 
 /// Members as the lists that clients get hold them.
 fn listed(members: &[Member]) -> impl ExactSizeIterator<Item = event::Member<'_>> {
@@ -20,6 +25,13 @@ fn listed(members: &[Member]) -> impl ExactSizeIterator<Item = event::Member<'_>
 
 fn as_listed(member: &Member) -> event::Member<'_> {
     event::Member { user: member.user.as_str(), name: member.name.as_deref(), socket: &member.socket }
+}
+
+/// A frame that came from another thread, for `receivers` connections of this one: those of a small frame share a copy,
+/// since counting references in memory that another core counts them in as well costs more than copying it once.
+fn owned_copy(frame: &Bytes, receivers: usize) -> Bytes {
+    let pays = receivers >= OWN_COPY_FROM && frame.len() <= COPY_UP_TO;
+    if pays { Bytes::copy_from_slice(frame) } else { frame.clone() }
 }
 
 impl Shard {
@@ -88,7 +100,7 @@ impl Shard {
             uplink.commands.send(UplinkCommand::Join { enters: enters || join.again, join, route });
         } else {
             let member_count = home.user_count();
-            let members = join.want_members.then(|| home.members().cloned().collect());
+            let members = join.want_members.then(|| home.members().collect());
             if enters || join.again {
                 self.announce(&join.room, true, &join.member, member_count);
             }
@@ -134,7 +146,7 @@ impl Shard {
             return uplink.commands.send(UplinkCommand::ListMembers { room, asker });
         }
         let home = self.homes.get(room.as_str());
-        let members: Vec<_> = home.into_iter().flat_map(|home| home.members().cloned()).collect();
+        let members: Vec<_> = home.into_iter().flat_map(Home::members).collect();
         let (to, member_count) = (asker.connection.shard, members.len() as u32);
         self.mesh.send(to, Envelope::Members { room, asker, member_count, members });
     }
@@ -307,8 +319,10 @@ impl Shard {
         let sender = sender.filter(|sender| self.session_of(*sender).is_some());
         let sender = sender.filter(|sender| sender.shard == self.id).map(|sender| sender.slot);
         let outboxes = &mut self.outboxes;
+        let members = &self.directory.slice(slice).members;
+        let frame = &owned_copy(frame, members.len());
         let mut forms = Forms::new(frame, &mut self.deflater);
-        let count = fan_out(&self.directory.slice(slice).members, sender, |member| {
+        let count = fan_out(members, sender, |member| {
             outboxes.push(member.slot, forms.fitting(member.window));
         });
         self.cells.deliveries.add(count);
@@ -324,7 +338,7 @@ impl Shard {
         let Presence { room, joined, member, member_count } = presence;
         let encode = if *joined { event::user_joined_room } else { event::user_left_room };
         let frame = encode(room.as_str(), &as_listed(member), *member_count);
-        let newcomer = self.users.slots(member.user.as_str()).iter().copied().find(|slot| {
+        let newcomer = self.users.slots(member.user.as_str()).find(|slot| {
             self.sessions[*slot as usize]
                 .as_ref()
                 .is_some_and(|session| self.socket_id(session.id).text().as_str() == &*member.socket)
@@ -332,7 +346,7 @@ impl Shard {
         let outboxes = &mut self.outboxes;
         for member in &self.directory.slice(number).members {
             if Some(member.slot) != newcomer {
-                outboxes.push(member.slot, &frame);
+                outboxes.push_patiently(member.slot, &frame);
             }
         }
     }
@@ -365,9 +379,9 @@ impl Shard {
     fn deliver_to_user(&mut self, user: &UserId, frame: &Bytes) {
         let mut forms = Forms::new(frame, &mut self.deflater);
         for slot in self.users.slots(user.as_str()) {
-            let window = self.sessions[*slot as usize].as_ref().map_or(0, |session| session.window);
+            let window = self.sessions[slot as usize].as_ref().map_or(0, |session| session.window);
             self.cells.deliveries.add(1);
-            self.outboxes.push(*slot, forms.fitting(window));
+            self.outboxes.push(slot, forms.fitting(window));
         }
         self.cells.compressed.add(forms.is_compressed().into());
     }
