@@ -1,7 +1,7 @@
 //! Who and where: the names of rooms, users, instances, shards and connections.
 
-use std::fmt;
 use arcstr::ArcStr;
+use std::fmt;
 
 use crate::limits;
 

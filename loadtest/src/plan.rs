@@ -26,6 +26,8 @@ pub struct Plan {
     pub join: bool,
     /// Whether connections offer permessage-deflate.
     pub deflate: bool,
+    /// Whether rooms are named in the address even where they can be asked for.
+    pub join_by_url: bool,
     /// Connections begun per second; `None` for as fast as the handshakes in flight allow.
     pub connect_rate: Option<f64>,
     /// Time for a connection to become ready.

@@ -45,6 +45,7 @@ fn plan(common: &CommonArguments, traffic: Traffic) -> Result<Plan, String> {
         credentials: Credentials::new(common.token.clone(), common.secret.as_deref()),
         join: traffic.join,
         deflate: common.deflate,
+        join_by_url: common.join_by_url,
         connect_rate: common.connect_rate,
         connect_timeout: common.connect_timeout,
         payload: Payload::new(traffic.payload_bytes, common.seed),

@@ -16,7 +16,7 @@ use rustix::time::Timespec;
 use crate::connection::{Connection, READ_BYTES, State};
 use crate::control::{Control, Load};
 use crate::deflate::Deflate;
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, with_query};
 use crate::frame;
 use crate::handshake::Handshake;
 use crate::plan::Plan;
@@ -192,7 +192,10 @@ impl Worker {
         let source = self.plan.sources.of(number / self.plan.targets.len());
         let connection = &mut self.connections[index];
         let room = self.plan.join.then(|| self.plan.rooms[connection.room as usize].as_str());
-        let path = self.dialect.request_target(&target.path, room);
+        let path = match (self.plan.join_by_url, room) {
+            (true, Some(room)) => with_query(&target.path, &format!("join={room}")),
+            _ => self.dialect.request_target(&target.path, room),
+        };
         let token = self.plan.credentials.token(number);
         let (handshake, request) = Handshake::start(target, &path, token.as_deref(), self.plan.deflate);
         connection.state = State::Connecting(handshake, request);

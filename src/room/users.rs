@@ -78,9 +78,7 @@ impl ShardUsers {
             |slot: &u32| self.users[*slot as usize].as_ref().is_some_and(|other| other.as_str() == user);
         let last = self.last.find(self.hashing.hash_one(user), is_user).copied();
         let first = last.map(|last| self.next[last as usize]);
-        std::iter::successors(first, move |slot| {
-            (Some(*slot) != last).then(|| self.next[*slot as usize])
-        })
+        std::iter::successors(first, move |slot| (Some(*slot) != last).then(|| self.next[*slot as usize]))
     }
 }
 
@@ -118,8 +116,9 @@ pub struct UserHomes {
 
 impl UserHomes {
     fn place(&self, user: &str) -> Option<u32> {
-        let is_user =
-            |place: &u32| self.users[*place as usize].as_ref().is_some_and(|other| other.user.as_str() == user);
+        let is_user = |place: &u32| {
+            self.users[*place as usize].as_ref().is_some_and(|other| other.user.as_str() == user)
+        };
         self.places.find(self.hashing.hash_one(user), is_user).copied()
     }
 

@@ -69,7 +69,7 @@ pub struct Outboxes {
     boxes: Vec<Outbox>,
     /// Slots with something to send since the last flush.
     dirty: Vec<u32>,
-    /// Dirty slots that earlier flushes had no room for.
+    /// Dirty slots that earlier flushes had no room for, and the members of rooms too large for one flush.
     late: VecDeque<u32>,
     /// Slots with frames that may wait for others.
     patient: Vec<u32>,
@@ -128,6 +128,17 @@ impl Outboxes {
             && !std::mem::replace(&mut outbox.dirty, true)
         {
             self.dirty.push(slot);
+        }
+    }
+
+    /// As [`Self::push`], for one of so many receivers that a flush cannot serve them all: they are served behind those
+    /// of smaller rooms, as [`Self::flush`] has it.
+    #[inline]
+    pub fn push_in_bulk(&mut self, slot: u32, frame: &Bytes) {
+        if let Some(outbox) = self.put(slot, frame)
+            && !std::mem::replace(&mut outbox.dirty, true)
+        {
+            self.late.push_back(slot);
         }
     }
 
@@ -410,6 +421,21 @@ mod tests {
         let late: Vec<u32> = served.iter().copied().filter(|slot| slot % 8 >= 4).collect();
         assert_eq!(served.len(), 40);
         assert_eq!(late[..4], [4, 5, 6, 7], "the oldest first");
+    }
+
+    #[test]
+    fn a_room_too_large_for_one_flush_waits_behind_others() {
+        let mut outboxes = Outboxes::new(100);
+        (0..20).for_each(|slot| outboxes.open(slot));
+        (0..16).for_each(|slot| outboxes.push_in_bulk(slot, &Bytes::from_static(b"x")));
+        (16..18).for_each(|slot| outboxes.push(slot, &Bytes::from_static(b"x")));
+        assert!(outboxes.is_dirty(0));
+        let mut slots = Vec::new();
+        outboxes.flush(0, 4, |slot, _| {
+            slots.push(slot);
+            Ok(())
+        });
+        assert_eq!(slots, [16, 17, 0, 1]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{Action, Now, Shard};
 use crate::instance::{Instance, Phase};
 use crate::metrics::ShardCells;
 use crate::ring::{Completion, Ring, RingSettings};
+use crate::room::fanout::CROWD;
 use crate::send::flush::FlushPacer;
 
 /// Completions handled in one turn: bounds the turn, and with it the time until others get theirs.
@@ -24,7 +25,7 @@ const COMPLETIONS_PER_TURN: usize = 1024;
 const ENVELOPES_PER_TURN: usize = 1024;
 
 /// Sends of one flush: 2 to 4 ms of a core, which is how long others wait at most behind a room of thousands.
-const SENDS_PER_FLUSH: usize = 512;
+const SENDS_PER_FLUSH: usize = CROWD;
 
 /// Completions that are worth waking up for while the next flush is not due yet.
 const COMPLETIONS_PER_WAKE: usize = 64;

@@ -15,7 +15,7 @@ use crate::command::rejection::{ErrorCode, Rejection};
 use crate::identity::{ConnectionId, RoomId, UserId};
 use crate::permission::RoomRight;
 use crate::room::directory::Membership;
-use crate::room::fanout::fan_out;
+use crate::room::fanout::{CROWD, fan_out};
 use crate::room::history::Position;
 
 /// Messages in a row that were not valid, after which the client is taken for a broken one.
@@ -405,8 +405,14 @@ impl Shard {
         }
         let outboxes = &mut self.outboxes;
         let mut forms = Forms::new(&frame, &mut self.deflater);
+        let is_crowd = slice.members.len() > CROWD;
         let count = fan_out(&slice.members, Some(id.slot), |member| {
-            outboxes.push(member.slot, forms.fitting(member.window));
+            let frame = forms.fitting(member.window);
+            if is_crowd {
+                outboxes.push_in_bulk(member.slot, frame)
+            } else {
+                outboxes.push(member.slot, frame)
+            }
         });
         self.cells.deliveries.add(count);
         slice.count(count);

@@ -11,7 +11,7 @@ use crate::command::decode;
 use crate::command::event::{self, ClusterStatus};
 use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
 use crate::ring::COPY_UP_TO;
-use crate::room::fanout::{SliceMember, fan_out};
+use crate::room::fanout::{CROWD, SliceMember, fan_out};
 use crate::room::history::Position;
 use crate::room::presence::Home;
 
@@ -322,8 +322,14 @@ impl Shard {
         let members = &self.directory.slice(slice).members;
         let frame = &owned_copy(frame, members.len());
         let mut forms = Forms::new(frame, &mut self.deflater);
+        let is_crowd = members.len() > CROWD;
         let count = fan_out(members, sender, |member| {
-            outboxes.push(member.slot, forms.fitting(member.window));
+            let frame = forms.fitting(member.window);
+            if is_crowd {
+                outboxes.push_in_bulk(member.slot, frame)
+            } else {
+                outboxes.push(member.slot, frame)
+            }
         });
         self.cells.deliveries.add(count);
         self.directory.slice(slice).count(count);

@@ -158,6 +158,9 @@ impl Worker {
         }
         let connection = &mut self.connections[index];
         connection.state = State::Joining;
+        if self.plan.join_by_url {
+            return;
+        }
         let room = connection.room as usize;
         let mut text = Vec::new();
         self.dialect.write_join(&self.plan.rooms[room], &mut text);
