@@ -14,8 +14,10 @@ use tableforge::codec::message::{Decoder, Event, MessageLimits};
 use tableforge::command::decode::{Command, Scratch, decode, decode_publication};
 use tableforge::limits;
 use tableforge::uplink::batch::{
-    BatchError, MAGIC, Packer, RECORDS_BYTES, Record, Unpacker, parse_header, parse_records,
+    BatchError, MAGIC, RECORDS_BYTES, Record, Section, parse_header, parse_records, parse_sections,
+    push_section,
 };
+use tableforge::uplink::packing::{Packer, Readers, Unpacker};
 
 /// The bytes that a client sends first. Whatever they are, the answer is one well-formed HTTP head, a head within
 /// the bounds, and the same however the bytes were split.
@@ -152,6 +154,7 @@ pub fn batch(input: &[u8]) {
     assert!(std::str::from_utf8(input).is_err(), "no text begins like a batch");
     let Ok(records) = unpacker.unpack(input) else { return };
     assert!(records.len() <= RECORDS_BYTES.max(input.len()));
+    sections(&records);
     let Ok(parsed) = parse_records(&records) else { return };
     for record in &parsed {
         if let Record::Event(text) = record {
@@ -159,9 +162,23 @@ pub fn batch(input: &[u8]) {
         }
     }
     for compress_from in [0, usize::MAX] {
-        let packed = Packer::new(compress_from).expect("zstd has memory").pack(header, &records);
-        assert_eq!(parse_header(&packed), Ok(header));
-        let again = unpacker.unpack(&packed).expect("what was packed is unpacked");
-        assert_eq!(again, records);
+        for readers in [Readers::Anyone, Readers::Peers] {
+            let packed = Packer::new(compress_from).expect("zstd has memory").pack(header, &records, readers);
+            assert_eq!(parse_header(&packed), Ok(header));
+            let again = unpacker.unpack(&packed).expect("what was packed is unpacked");
+            assert_eq!(again, records);
+        }
     }
+}
+
+/// The records of a lane. Leaving sections out changes nothing about the others, and a section is written as it was read.
+fn sections(records: &[u8]) {
+    let Ok(all) = parse_sections(records, |_| true) else { return };
+    let wanted = |section: &Section<'_>| matches!(section, Section::Room { .. });
+    let some = parse_sections(records, wanted).expect("less is looked at");
+    assert_eq!(some, all.iter().filter(|(section, _)| wanted(section)).cloned().collect::<Vec<_>>());
+    let mut heads = Vec::new();
+    all.iter().for_each(|(section, _)| push_section(&mut heads, *section));
+    let again = parse_sections(&heads, |_| true).expect("what was written is read");
+    assert!(again.iter().map(|(section, _)| section).eq(all.iter().map(|(section, _)| section)));
 }

@@ -30,12 +30,15 @@ pub mod metrics;
 pub mod permission;
 pub mod preflight;
 pub mod quota;
+pub mod reload;
 pub mod ring;
 pub mod room;
 pub mod send;
 pub mod server;
 pub mod shard;
+pub mod steering;
 pub mod systemd;
+pub mod trace;
 pub mod uplink;
 #[cfg(test)]
 mod world;

@@ -86,14 +86,28 @@ pub const REPETITION_MS: u64 = 5 * 60 * 1000;
 /// Message ids that are remembered per room: 200 messages per second for those five minutes, some 10 MB at most.
 pub const REPETITIONS: usize = 60_000;
 
+/// Rooms without a kept message, and so without anything but a position, that one shard remembers although nobody is in
+/// them: some MB. Anyone may ask for the history of rooms with names that nobody else uses.
+pub const EMPTY_ROOMS: usize = 10_000;
+
 /// Rooms in one `resume`: more than a connection may be in by default, and what one reply can list.
 pub const RESUME_ROOMS: usize = 1024;
 
 /// Messages of one connection that wait for their ack at once: what a client pipelines within a round trip.
 pub const AWAITED_ACKS: usize = 4096;
 
+/// Rooms that one shard remembers having published in while the link to Redis was down: some 20 MB of names. In further rooms
+/// nothing is published until it is back.
+pub const ROOMS_ALONE: usize = 131_072;
+
 /// Questions of one shard's clients that wait for the homes of rooms: what they ask within some milliseconds.
 pub const OPEN_QUESTIONS: usize = 4096;
+
+/// Bytes of a correlation id (`X-Request-Id`): a UUID and a prefix. It is repeated in log lines and spans.
+pub const REQUEST_ID_BYTES: usize = 64;
+
+/// Rooms in the list of those with the most traffic in `/stats`.
+pub const TOP_ROOMS: usize = 10;
 
 /// The oldest Linux: DEFER_TASKRUN came with 6.1, multishot receive with 6.0.
 pub const KERNEL: (u32, u32) = (6, 1);

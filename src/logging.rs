@@ -1,24 +1,60 @@
 //! Where log lines go: one line per event on standard error, written by a thread of its own.
 
-use std::io::{self, Write};
+pub mod line;
+pub mod repeats;
 
+use std::io::{self, Write};
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 
-use crate::config::{LogFormat, Settings};
+use self::line::Line;
+use self::repeats::Repeats;
+use crate::config::Settings;
+
+/// What all threads log through.
+struct Log {
+    dropped: ErrorCounter,
+    repeats: Repeats,
+    started: Instant,
+}
+
+static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Keeps the writing thread alive. Dropping it writes what still waits.
 pub struct Logging {
     _writer: WorkerGuard,
-    dropped: ErrorCounter,
+    /// Has the log follow other directives, which must be valid ones.
+    pub set_level: Box<dyn Fn(&str)>,
 }
 
-impl Logging {
-    /// Lines that were dropped because standard error was read too slowly. A shard never waits for
-    /// the log.
-    pub fn dropped_lines(&self) -> usize {
-        self.dropped.dropped_lines()
+impl Drop for Logging {
+    fn drop(&mut self) {
+        tell_left_out();
+    }
+}
+
+/// Lines that were dropped because standard error was read too slowly. A shard never waits for the log.
+pub fn dropped_lines() -> u64 {
+    LOG.get().map_or(0, |log| log.dropped.dropped_lines() as u64)
+}
+
+/// Lines that were left out as repetitions.
+pub fn left_out_lines() -> u64 {
+    LOG.get().map_or(0, |log| log.repeats.left_out())
+}
+
+/// Logs how many lines of which kind were left out since this was last called. To be called every few seconds.
+pub fn tell_left_out() {
+    for (place, left_out) in LOG.get().map(|log| log.repeats.take_left_out()).unwrap_or_default() {
+        let (file, line) = (place.file().unwrap_or_default(), place.line().unwrap_or_default());
+        tracing::info!(left_out, level = %place.level(), file, line, "lines like one logged before were left out");
     }
 }
 
@@ -30,13 +66,26 @@ impl Logging {
 pub fn start(settings: &Settings) -> Logging {
     let (writer, guard) = NonBlockingBuilder::default().lossy(true).thread_name("log").finish(io::stderr());
     let dropped = writer.error_counter();
-    let filter = EnvFilter::new(&settings.log_level);
-    let lines = fmt().with_env_filter(filter).with_ansi(false).with_writer(OneLine { writer });
-    match settings.log_format {
-        LogFormat::Json => lines.json().init(),
-        LogFormat::Pretty => lines.init(),
+    line::on_instance(settings.instance_id.as_str());
+    let (filter, handle) = reload::Layer::new(EnvFilter::new(&settings.log_level));
+    let lines =
+        fmt::layer().with_ansi(false).event_format(Line(settings.log_format)).with_writer(OneLine { writer });
+    let repeats = Repeats::new(settings.log_repeats);
+    let _ = LOG.set(Log { dropped, repeats, started: Instant::now() });
+    tracing_subscriber::registry().with(filter).with(LimitRepeats).with(lines).init();
+    // Fails only when there is no subscriber any more, and it lives as long as the process.
+    let set_level = Box::new(move |level: &str| drop(handle.reload(EnvFilter::new(level))));
+    Logging { _writer: guard, set_level }
+}
+
+/// Leaves out lines of a kind that has been logged often just before.
+struct LimitRepeats;
+
+impl<S: Subscriber> Layer<S> for LimitRepeats {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        let Some(log) = LOG.get() else { return true };
+        log.repeats.admit(event.metadata(), log.started.elapsed().as_millis() as u64)
     }
-    Logging { _writer: guard, dropped }
 }
 
 /// Writes each event on one line, whatever its fields hold. Names of users and rooms come from
@@ -99,6 +148,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::config::LogFormat;
 
     #[derive(Clone, Default)]
     struct Shared(Arc<Mutex<Vec<u8>>>);
@@ -125,13 +175,12 @@ mod tests {
 
     fn logged(json: bool) -> String {
         let out = Shared::default();
-        let lines = fmt().with_ansi(false).with_writer(out.clone());
-        let log = || tracing::info!(room = HOSTILE, debug = ?HOSTILE, "joined {HOSTILE}");
-        if json {
-            tracing::subscriber::with_default(lines.json().finish(), log);
-        } else {
-            tracing::subscriber::with_default(lines.finish(), log);
-        }
+        let format = if json { LogFormat::Json } else { LogFormat::Pretty };
+        let lines = fmt::layer().with_ansi(false).event_format(Line(format)).with_writer(out.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+            line::on_shard(3);
+            tracing::info!(room = HOSTILE, debug = ?HOSTILE, number = 7, "joined {HOSTILE}");
+        });
         let bytes = out.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
@@ -149,6 +198,10 @@ mod tests {
     #[test]
     fn escaped_json_is_still_the_same_text() {
         let event: serde_json::Value = serde_json::from_str(&logged(true)).unwrap();
-        assert_eq!(event["fields"]["room"], HOSTILE);
+        assert_eq!(
+            (&event["room"], &event["shard"], &event["number"]),
+            (&HOSTILE.into(), &3.into(), &7.into())
+        );
+        assert_eq!((&event["level"], &event["target"]), (&"INFO".into(), &module_path!().into()));
     }
 }

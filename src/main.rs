@@ -13,10 +13,11 @@ use serde::Serialize;
 
 use tableforge::admin::command_line::{self, AdminArgs};
 use tableforge::command::keys::SECRET_ALGORITHMS;
-use tableforge::config::setting::parse_span;
+use tableforge::config::setting::{SettingError, parse_span};
 use tableforge::config::sources::SettingArgs;
 use tableforge::config::{Checked, Mode, Settings};
 use tableforge::permission::RoomRight;
+use tableforge::reload::Origin;
 use tableforge::{doctor, limits, logging, preflight, server};
 
 #[cfg(not(feature = "system-allocator"))]
@@ -122,18 +123,23 @@ const FAILED: u8 = 1;
 
 type Failure = (Box<dyn Error>, u8);
 
-fn start<const DEV: bool>(given: SettingArgs<DEV>) -> Result<(), Failure> {
+fn start<const DEV: bool>(args: SettingArgs<DEV>) -> Result<(), Failure> {
     // A huge page is resident from the first byte in it on, which doubles what idle connections take and saves no time
     // that could be measured. It can be forbidden in all kernels that we run on.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-    let Checked { settings, notes } = given.load().map_err(|error| (error.into(), WRONG_USE))?;
+    let mode = SettingArgs::<DEV>::MODE;
+    let wrong = |error: SettingError| (error.into(), WRONG_USE);
+    let values = args.read().map_err(wrong)?;
+    let Checked { settings, notes } = Settings::from_given(mode, &values).map_err(wrong)?;
     // Held to the end: what still waits to be logged is written when it goes.
-    let _logging = logging::start(&settings);
+    let mut logging = logging::start(&settings);
+    let log_level = std::mem::replace(&mut logging.set_level, Box::new(|_| ()));
     let report = preflight::check(&settings).map_err(|error| (error.into(), FAILED))?;
     for warning in notes.iter().chain(&report.warnings) {
         tracing::warn!("{warning}");
     }
-    server::run(settings).map_err(|error| (error, FAILED))
+    let origin = Origin { mode, given: values, read: Box::new(move || args.read()), log_level };
+    server::run(settings, origin).map_err(|error| (error, FAILED))
 }
 
 /// Whoever reads may stop before the end, as a pager does.

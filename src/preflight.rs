@@ -187,6 +187,18 @@ fn check_descriptors(limit: Option<u64>, connections: u32) -> Option<String> {
     })
 }
 
+/// What to know of the limit of descriptors when so many connections are taken, if anything.
+pub fn descriptor_warning(connections: u32) -> Option<String> {
+    check_descriptors(getrlimit(Resource::Nofile).current, connections)
+}
+
+/// How many of `most` connections the limit of descriptors allows.
+pub fn fitting_connections(most: u32) -> u32 {
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return most };
+    let free = limit.saturating_sub(limits::SPARE_DESCRIPTORS).max(limit / 2);
+    most.min(u32::try_from(free).unwrap_or(u32::MAX))
+}
+
 /// Raises the soft limit to the hard one and gives the limit that holds now; `None` for no limit.
 fn raise(resource: Resource) -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(resource);

@@ -9,7 +9,8 @@
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use foldhash::quality::RandomState;
 
@@ -90,20 +91,29 @@ fn rows<T: Default>() -> [Box<[T]>; 2] {
     [0; 2].map(|_| (0..CELLS).map(|_| T::default()).collect())
 }
 
-/// One bucket for each place.
-#[derive(Debug)]
+/// One bucket for each place. The rate may change; its table is there from the first time that there is one.
+#[derive(Debug, Default)]
 struct Rates {
-    rate: Rate,
-    rows: [Box<[Bucket]>; 2],
+    per_second: AtomicU32,
+    rows: OnceLock<[Box<[Bucket]>; 2]>,
 }
 
 impl Rates {
-    fn new(per_second: u32) -> Option<Self> {
-        Rate::plain(per_second).map(|rate| Self { rate, rows: rows() })
+    fn adopt(&self, per_second: u32) {
+        if per_second > 0 {
+            self.rows.get_or_init(rows);
+        }
+        self.per_second.store(per_second, Relaxed);
+    }
+
+    fn are_limited(&self) -> bool {
+        self.per_second.load(Relaxed) > 0
     }
 
     fn take(&self, place: Place, now_ms: u64) -> Result<(), u64> {
-        let outcomes = [0, 1].map(|row| self.rows[row][place.cells()[row]].take(self.rate, now_ms));
+        let Some(rate) = Rate::plain(self.per_second.load(Relaxed)) else { return Ok(()) };
+        let rows = self.rows.get_or_init(rows);
+        let outcomes = [0, 1].map(|row| rows[row][place.cells()[row]].take(rate, now_ms));
         match outcomes {
             [Err(one), Err(other)] => Err(one.min(other)),
             _ => Ok(()),
@@ -111,21 +121,20 @@ impl Rates {
     }
 }
 
-/// How many are there, for each place.
-#[derive(Debug)]
+/// How many are there, for each place. Whoever has a place is counted, whether there is a limit or not, so that a
+/// limit may come and go.
+#[derive(Debug, Default)]
 struct Counts {
-    most: u32,
-    rows: [Box<[AtomicU32]>; 2],
+    most: AtomicU32,
+    rows: OnceLock<[Box<[AtomicU32]>; 2]>,
 }
 
 impl Counts {
-    fn new(most: u32) -> Option<Self> {
-        (most > 0).then(|| Self { most, rows: rows() })
-    }
-
     fn enter(&self, place: Place) -> bool {
-        let [one, other] = [0, 1].map(|row| self.rows[row][place.cells()[row]].fetch_add(1, Relaxed));
-        let fits = one.min(other) < self.most;
+        let rows = self.rows.get_or_init(rows);
+        let [one, other] = [0, 1].map(|row| rows[row][place.cells()[row]].fetch_add(1, Relaxed));
+        let most = self.most.load(Relaxed);
+        let fits = most == 0 || one.min(other) < most;
         if !fits {
             self.leave(place);
         }
@@ -133,25 +142,25 @@ impl Counts {
     }
 
     fn leave(&self, place: Place) {
-        for (row, cell) in self.rows.iter().zip(place.cells()) {
+        for (row, cell) in self.rows.get_or_init(rows).iter().zip(place.cells()) {
             row[cell].fetch_sub(1, Relaxed);
         }
     }
 }
 
 /// What all shards of an instance count together.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Quotas {
     seed: RandomState,
-    spare_loopback: bool,
-    connections: Option<Counts>,
-    address_messages: Option<Rates>,
-    user_messages: Option<Rates>,
-    room_messages: Option<Rates>,
-    accept_rate: Option<Rate>,
+    spare_loopback: AtomicBool,
+    connections: Counts,
+    address_messages: Rates,
+    user_messages: Rates,
+    room_messages: Rates,
+    accepts_per_second: AtomicU32,
     accepts: Bucket,
-    global_per_second: u32,
-    /// Among how many instances the global rate is shared.
+    global_per_second: AtomicU32,
+    /// Among how many instances the global rate is shared; 0 before that is known.
     instances: AtomicU32,
     global: Bucket,
 }
@@ -159,19 +168,20 @@ pub struct Quotas {
 impl Quotas {
     /// Tables for the limits that `settings` set; the others cost nothing.
     pub fn new(settings: &LimitSettings) -> Self {
-        Self {
-            seed: RandomState::default(),
-            spare_loopback: settings.spare_loopback,
-            connections: Counts::new(settings.max_connections_per_address),
-            address_messages: Rates::new(settings.address_message_rate),
-            user_messages: Rates::new(settings.user_message_rate),
-            room_messages: Rates::new(settings.room_message_rate),
-            accept_rate: Rate::plain(settings.accept_rate),
-            accepts: Bucket::default(),
-            global_per_second: settings.global_message_rate,
-            instances: AtomicU32::new(1),
-            global: Bucket::default(),
-        }
+        let quotas = Self::default();
+        quotas.adopt(settings);
+        quotas
+    }
+
+    /// The limits are others from now on. What has been counted so far counts on.
+    pub fn adopt(&self, settings: &LimitSettings) {
+        self.spare_loopback.store(settings.spare_loopback, Relaxed);
+        self.connections.most.store(settings.max_connections_per_address, Relaxed);
+        self.address_messages.adopt(settings.address_message_rate);
+        self.user_messages.adopt(settings.user_message_rate);
+        self.room_messages.adopt(settings.room_message_rate);
+        self.accepts_per_second.store(settings.accept_rate, Relaxed);
+        self.global_per_second.store(settings.global_message_rate, Relaxed);
     }
 
     fn place(&self, name: impl std::hash::Hash) -> Place {
@@ -181,7 +191,7 @@ impl Quotas {
     /// Where the clients of `address` stand. All addresses of an IPv6 network of 64 bits are one client's
     /// (RFC 6177). `None` where addresses do not matter, or this one does not.
     pub fn place_of(&self, address: IpAddr) -> Option<Place> {
-        if self.spare_loopback && address.is_loopback() {
+        if self.spare_loopback.load(Relaxed) && address.is_loopback() {
             return None;
         }
         self.counts_addresses().then(|| match address.to_canonical() {
@@ -192,20 +202,18 @@ impl Quotas {
 
     /// Whether any limit is kept by address.
     pub fn counts_addresses(&self) -> bool {
-        self.connections.is_some() || self.address_messages.is_some()
+        self.connections.most.load(Relaxed) > 0 || self.address_messages.are_limited()
     }
 
     /// One more connection from the address; false when there are as many as may be. Each that was let in must
     /// [`Quotas::leave`].
     pub fn enter(&self, place: Place) -> bool {
-        self.connections.as_ref().is_none_or(|connections| connections.enter(place))
+        self.connections.enter(place)
     }
 
     /// A connection that was let in has gone.
     pub fn leave(&self, place: Place) {
-        if let Some(connections) = &self.connections {
-            connections.leave(place);
-        }
+        self.connections.leave(place);
     }
 
     /// One more accepted socket.
@@ -213,7 +221,8 @@ impl Quotas {
     /// # Errors
     /// Milliseconds until one is welcome again.
     pub fn accept(&self, now_ms: u64) -> Result<(), u64> {
-        self.accept_rate.map_or(Ok(()), |rate| self.accepts.take(rate, now_ms))
+        let rate = Rate::plain(self.accepts_per_second.load(Relaxed));
+        rate.map_or(Ok(()), |rate| self.accepts.take(rate, now_ms))
     }
 
     /// One more message of a user, from an address.
@@ -221,18 +230,15 @@ impl Quotas {
     /// # Errors
     /// Milliseconds until one is welcome again.
     pub fn message(&self, user: Option<&str>, address: Option<Place>, now_ms: u64) -> Result<(), u64> {
-        if let (Some(rates), Some(user)) = (&self.user_messages, user) {
-            rates.take(self.place(user), now_ms)?;
+        if let Some(user) = user.filter(|_| self.user_messages.are_limited()) {
+            self.user_messages.take(self.place(user), now_ms)?;
         }
-        if let (Some(rates), Some(place)) = (&self.address_messages, address) {
-            rates.take(place, now_ms)?;
-        }
-        Ok(())
+        address.map_or(Ok(()), |place| self.address_messages.take(place, now_ms))
     }
 
     /// Whether any limit is kept by room or for the cluster.
     pub fn counts_publications(&self) -> bool {
-        self.room_messages.is_some() || self.global_per_second > 0
+        self.room_messages.are_limited() || self.global_per_second.load(Relaxed) > 0
     }
 
     /// One more message to others: to a room, or to users.
@@ -240,13 +246,14 @@ impl Quotas {
     /// # Errors
     /// Milliseconds until one is welcome again.
     pub fn publication(&self, room: Option<&str>, now_ms: u64) -> Result<(), u64> {
-        if let (Some(rates), Some(room)) = (&self.room_messages, room) {
-            rates.take(self.place(room), now_ms)?;
+        if let Some(room) = room.filter(|_| self.room_messages.are_limited()) {
+            self.room_messages.take(self.place(room), now_ms)?;
         }
-        if self.global_per_second == 0 {
+        let per_second = self.global_per_second.load(Relaxed);
+        if per_second == 0 {
             return Ok(());
         }
-        let share = (self.global_per_second / self.instances.load(Relaxed)).max(1);
+        let share = (per_second / self.instances.load(Relaxed).max(1)).max(1);
         Rate::plain(share).map_or(Ok(()), |rate| self.global.take(rate, now_ms))
     }
 
@@ -296,6 +303,28 @@ mod tests {
         assert!(quotas.enter(other));
         quotas.leave(place);
         assert!(quotas.enter(place) && !quotas.enter(place));
+    }
+
+    #[test]
+    fn limits_come_and_go_and_what_was_counted_stays_counted() {
+        let mut settings = LimitSettings { address_message_rate: 5, ..LimitSettings::none() };
+        let quotas = Quotas::new(&settings);
+        let place = quotas.place_of(address("192.0.2.1")).unwrap();
+        assert!((0..3).all(|_| quotas.enter(place)), "no limit");
+        settings.max_connections_per_address = 3;
+        settings.user_message_rate = 1;
+        quotas.adopt(&settings);
+        assert!(!quotas.enter(place), "the three from before count");
+        assert_eq!([(); 2].map(|()| quotas.message(Some("a"), None, 1_000)), [Ok(()); 2]);
+        assert!(quotas.message(Some("a"), None, 1_000).is_err());
+        quotas.leave(place);
+        assert!(quotas.enter(place));
+        quotas.adopt(&LimitSettings::none());
+        assert_eq!(quotas.place_of(address("192.0.2.1")), None);
+        assert!(quotas.message(Some("a"), Some(place), 1_000).is_ok());
+        (0..3).for_each(|_| quotas.leave(place));
+        quotas.adopt(&settings);
+        assert!((0..3).all(|_| quotas.enter(place)) && !quotas.enter(place), "all have gone");
     }
 
     #[test]

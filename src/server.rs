@@ -2,34 +2,35 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::accept::certificate::TlsAcceptor;
+use crate::accept::certificate::{CertificateError, TlsAcceptor};
 use crate::admin;
 use crate::admin::driver::ControlHandle;
 use crate::admin::port::driver::AdminPort;
 use crate::authorization::{self, Question};
-use crate::command::authorize::TokenVerifier;
-use crate::command::driver::KeyFiles;
 use crate::config::Settings;
 use crate::identity::ShardId;
 use crate::instance::{Instance, Phase};
 use crate::limits;
+use crate::reload::{Keys, Origin, Reloader};
 use crate::shard::driver::{Driver, Surroundings};
 use crate::shard::envelope::{ControlMessage, Envelope, LinkState, Publication, UplinkCommand};
+use crate::shard::history::recovery_bytes;
 use crate::shard::mesh::Mesh;
 use crate::shard::outlet::{Outlet, Waker};
 use crate::shard::{Shard, UplinkPort};
 use crate::systemd::{self, Watchdog};
-use crate::uplink;
+use crate::trace::driver::Exporter;
 use crate::uplink::driver::{Ports, UplinkHandle};
 use crate::uplink::history::HistoryRules;
 use crate::uplink::registry::Load;
+use crate::{trace, uplink};
 
 /// Messages that fit between two shards: some milliseconds of a busy shard's traffic.
 const MESH_QUEUE: usize = 8192;
@@ -45,6 +46,9 @@ const PUBLICATION_QUEUE: usize = 32_768;
 
 /// Administrative messages that fit between the control thread and a shard.
 const CONTROL_QUEUE: usize = 4096;
+
+/// Reloads that a shard need not have heard of before the next one.
+const RELOAD_QUEUE: usize = 16;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -109,38 +113,35 @@ fn mesh_queues(shards: usize) -> std::io::Result<Queues> {
     Ok(Queues { wakers, outlets, inboxes })
 }
 
-/// Runs the server until SIGTERM or SIGINT, then drains it. `console` tells a person where to look.
+/// Runs the server until SIGTERM or SIGINT, then drains it; at SIGHUP it reads what can change from `origin` again.
 ///
 /// # Errors
 /// When it cannot start.
-pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
+pub fn run(settings: Settings, origin: Origin) -> Result<(), Box<dyn std::error::Error>> {
     let started = Instant::now();
     let mut boot = [0; 4];
     getrandom::fill(&mut boot).map_err(StartError::Random)?;
-    let verifier = TokenVerifier::new(&settings).map(Arc::new);
-    let key_files = match &verifier {
-        Some(verifier) => KeyFiles::watch(&settings.keys, verifier)?,
-        None => None,
-    };
+    let keys = Keys::read(&settings)?;
     let tls = settings.tls.clone().map(TlsAcceptor::new).transpose()?.map(Arc::new);
-    let instance = Arc::new(Instance::new(settings, u32::from_ne_bytes(boot)));
+    let (instance, exporter) = set_up(settings, u32::from_ne_bytes(boot)).map_err(StartError::Process)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(StartError::Process)?;
     let shards = instance.settings.shards;
     let mut queues = mesh_queues(shards).map_err(StartError::Process)?;
     let wakers = queues.wakers.clone();
     let cpus = usable_cpus();
 
-    let authorizer = start_authorization(&instance, &mut queues, started);
+    let authorizer = start_authorization(&instance, &mut queues, started)?;
     let uplink = Uplink::start(&instance, &mut queues, started, &cpus)?;
     let control = ControlThread::start(&instance, &mut queues, started)?;
-    control.open_port(&instance, verifier.as_ref(), started)?;
+    control.open_port(&instance, &keys, started)?;
+    let shard_outlets = reload_queues(&mut queues);
     let mut address = SocketAddr::new(instance.settings.ws_host, instance.settings.ws_port);
     let mut threads = Vec::new();
     let columns = std::mem::take(&mut queues.outlets).into_iter().zip(std::mem::take(&mut queues.inboxes));
     for (index, (outlets, inboxes)) in columns.enumerate() {
         let id = ShardId(index as u8);
         let port = uplink.as_ref().map(Uplink::port);
-        let shard = Shard::new(id, instance.clone(), verifier.clone(), Mesh::new(id, outlets), port)
+        let shard = Shard::new(id, instance.clone(), keys.verifier(), Mesh::new(id, outlets), port)
             .asking(authorizer.clone())
             .administrated(control.outlet())
             .with_tls(tls.clone());
@@ -160,10 +161,13 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
 
     let _watchdog = Watchdog::start(&instance, started).map_err(StartError::Process)?;
     systemd::ready();
-    let signal = await_stop(&mut signals, tls.as_deref());
+    let mut reloader = Reloader { origin, instance: instance.clone(), keys, tls, shards: shard_outlets };
+    let signal = await_stop(&mut signals, &mut reloader);
     systemd::stopping();
-    tracing::info!(signal, "draining: no new connections, clients are asked to come back elsewhere");
-    instance.enter(Phase::Draining);
+    let until = Instant::now() + instance.live().drain_timeout;
+    instance.begin_drain();
+    let over_ms = instance.drain().map_or(0, |plan| plan.closes.as_millis() as u64);
+    tracing::info!(signal, over_ms, "draining: no new connections, clients are asked to come back elsewhere");
     for waker in &wakers {
         waker.wake();
     }
@@ -174,13 +178,23 @@ pub fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     }
     control.handle.stop();
     if let Some(uplink) = uplink {
-        uplink.handle.stop();
+        uplink.handle.stop_within(until.saturating_duration_since(Instant::now()));
     }
-    if let Some(key_files) = key_files {
-        key_files.stop();
-    }
+    reloader.keys.stop();
+    exporter.into_iter().for_each(Exporter::stop);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The process as its threads know it, and what sends its spans.
+fn set_up(settings: Settings, boot: u32) -> std::io::Result<(Arc<Instance>, Option<Exporter>)> {
+    let mut instance = Instance::new(settings, boot);
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    instance.control.started_unix_ms.set(unix.as_millis() as u64);
+    let traces = trace::driver::start(&instance.settings.traces, instance.id.as_str())?;
+    let (tracer, exporter) = traces.unzip();
+    instance.tracer = tracer;
+    Ok((Arc::new(instance), exporter))
 }
 
 /// Starts the threads that ask the application who may join what, if there is one to ask; the way to them.
@@ -188,28 +202,36 @@ fn start_authorization(
     instance: &Instance,
     queues: &mut Queues,
     started: Instant,
-) -> Option<Sender<Question>> {
-    let (settings, cells) = instance.settings.authorization.as_ref().zip(instance.authorization.as_ref())?;
+) -> Result<Option<Sender<Question>>, CertificateError> {
+    let (Some(settings), Some(cells)) = (&instance.settings.authorization, &instance.authorization) else {
+        return Ok(None);
+    };
     let mut shards = Vec::new();
     for (waker, inboxes) in queues.wakers.iter().zip(&mut queues.inboxes) {
         let (answers, inbox) = bounded(limits::AUTHORIZE_QUEUE);
         shards.push((answers, waker.clone()));
         inboxes.push(inbox);
     }
-    Some(authorization::driver::start(settings, cells.clone(), shards, started))
+    authorization::driver::start(settings, cells.clone(), shards, started).map(Some)
 }
 
-/// Waits for the signal to stop; SIGHUP has the certificate read again.
-fn await_stop(signals: &mut Signals, tls: Option<&TlsAcceptor>) -> Option<i32> {
+/// The ways on which shards hear that settings were read again.
+fn reload_queues(queues: &mut Queues) -> Vec<Outlet<Envelope>> {
+    let queue = |(waker, inboxes): (&Arc<Waker>, &mut Vec<_>)| {
+        let (outlet, inbox) = Outlet::new(RELOAD_QUEUE, waker.clone());
+        inboxes.push(inbox);
+        outlet
+    };
+    queues.wakers.iter().zip(&mut queues.inboxes).map(queue).collect()
+}
+
+/// Waits for the signal to stop; SIGHUP has settings, keys and certificates read again.
+fn await_stop(signals: &mut Signals, reloader: &mut Reloader) -> Option<i32> {
     for signal in signals.forever() {
         if signal != SIGHUP {
             return Some(signal);
         }
-        systemd::reloading(|| match tls.map(TlsAcceptor::reload) {
-            None => tracing::info!("SIGHUP: there is no certificate to read again"),
-            Some(Ok(())) => tracing::info!("the certificate was read again: new connections get it"),
-            Some(Err(error)) => tracing::error!(%error, "the certificate from before stays"),
-        });
+        systemd::reloading(|| reloader.reload());
     }
     None
 }
@@ -243,20 +265,16 @@ impl ControlThread {
     }
 
     /// Listens on ADMIN_PORT, if it is set.
-    fn open_port(
-        &self,
-        instance: &Arc<Instance>,
-        verifier: Option<&Arc<TokenVerifier>>,
-        started: Instant,
-    ) -> Result<(), StartError> {
+    fn open_port(&self, instance: &Arc<Instance>, keys: &Keys, started: Instant) -> Result<(), StartError> {
         let Some(address) = instance.settings.administration.address() else { return Ok(()) };
         let listen = |error| StartError::AdminPort { address, error };
         let port = AdminPort {
             instance: instance.clone(),
             started,
-            verifier: verifier.cloned(),
+            verifier: keys.current(),
             control: self.messages.clone(),
             waker: self.waker.clone(),
+            calls: Arc::default(),
         };
         port.serve(std::net::TcpListener::bind(address).map_err(listen)?).map_err(listen)
     }
@@ -300,21 +318,21 @@ impl Uplink {
             waker: waker.clone(),
             publications: publisher,
             cells: cells.clone(),
+            tracer: instance.tracer.clone(),
         };
         // On machines with cores to spare the uplink has the last one to itself.
         let cpu = (cpus.len() > instance.settings.shards).then(|| cpus[cpus.len() - 1]);
         let facts = instance.clone();
         let load = move || Load {
-            connections: facts.connections(),
+            instance: facts.load(),
             rooms: facts.rooms(),
-            shards: facts.shards.len() as u64,
             uptime: started.elapsed(),
             cpu: None,
         };
         let rules = HistoryRules {
             settings: instance.settings.history.clone(),
             // The other half is for what comes while the reply is being sent.
-            reply_bytes: instance.settings.outbox_bytes / 2,
+            reply_bytes: recovery_bytes(instance.settings.outbox_bytes),
         };
         let handle = uplink::driver::start(settings, rules, &instance.id, instance.boot, ports, load, cpu)?;
         Ok(Some(Self { handle, commands, publications, waker }))
@@ -326,6 +344,7 @@ impl Uplink {
             commands: Outlet::to(self.commands.clone(), self.waker.clone()),
             publications: self.publications.clone(),
             state: LinkState::Restoring,
+            published_alone: Default::default(),
             settled: false,
         }
     }

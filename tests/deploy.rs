@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tableforge::config::catalog;
+use tableforge::config::reload::LIVE;
+use tableforge::config::sources::parse_file;
 
 fn path(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)
@@ -43,6 +45,18 @@ fn the_unit_gives_a_drain_its_time_and_io_uring_its_calls() {
     }
     assert!(unit("LimitMEMLOCK").len() == 1 && unit("LimitNOFILE").len() == 1);
     assert_eq!(unit("RestartPreventExitStatus"), ["2"]);
+}
+
+#[test]
+fn the_settings_file_of_the_package_is_one_with_and_without_its_examples() {
+    let text = read("debian/tableforge.toml");
+    let examples =
+        text.lines().filter_map(|line| line.strip_prefix('#')).filter(|line| !line.starts_with(' '));
+    for text in [text.clone(), examples.collect::<Vec<_>>().join("\n")] {
+        let given = parse_file(Path::new("tableforge.toml"), &text).unwrap_or_else(|why| panic!("{why}"));
+        assert!(given.iter().all(|given| LIVE.contains(&given.setting.name)));
+    }
+    assert!(unit("ExecStart")[0].ends_with("--config /etc/tableforge/tableforge.toml"));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tableforge::config::catalog::settings;
+use tableforge::config::reload::{Change, LIVE, compare};
 use tableforge::config::setting::{Group, Kind, SettingError, Source};
 use tableforge::config::sources::{Given, parse_file};
 use tableforge::config::{Checked, LogFormat, Mode, Settings};
@@ -230,4 +231,51 @@ fn the_documentation_lists_every_setting_as_it_is() {
         docs.split_once(begin).and_then(|(_, rest)| rest.split_once(end)).map(|(table, _)| table);
     let made = format!("{}\n", tables());
     assert!(documented == Some(&made), "put this between the marks in docs/operations.md:\n{made}");
+}
+
+#[test]
+fn the_documentation_lists_what_changes_without_a_restart() {
+    let docs = include_str!("../docs/operations.md");
+    let (begin, end) = ("<!-- live settings: begin -->\n", "<!-- live settings: end -->");
+    let listed = docs.split_once(begin).and_then(|(_, rest)| rest.split_once(end)).expect("the marks").0;
+    let listed: Vec<_> = listed.split('`').skip(1).step_by(2).collect();
+    assert_eq!(listed, LIVE);
+    for name in LIVE {
+        assert!(settings().any(|setting| setting.name == name), "{name} is no setting");
+    }
+}
+
+fn reread(before: &[(&str, &str)], new: &[(&str, &str)]) -> Result<Change, SettingError> {
+    let given = |values: &[(&str, &str)]| -> Vec<_> {
+        let all = [&[SECRET], values].concat();
+        all.iter().map(|(name, value)| Given::new(name, value, Source::Environment)).collect()
+    };
+    compare(Mode::Serve, &given(before), &given(new))
+}
+
+#[test]
+fn only_live_settings_change_and_the_others_are_named() {
+    let change = reread(
+        &[("MESSAGE_RATE", "5"), ("SHARDS", "2")],
+        &[("MESSAGE_RATE", "6"), ("SHARDS", "3"), ("WS_PORT", "3001"), ("API_KEY", "k")],
+    )
+    .unwrap();
+    assert_eq!((change.settings.message_rate, change.settings.shards), (6, 2));
+    assert_eq!(change.changed, ["MESSAGE_RATE: 5 -> 6", "API_KEY: none -> (hidden)"]);
+    assert_eq!(change.waiting, ["SHARDS"], "3001 is the default");
+    assert!(reread(&[], &[("SHARDS", "0")]).is_err(), "wrong, even though it would have to wait");
+    let tls = [("TLS_CERT_FILE", "a"), ("TLS_KEY_FILE", "b")];
+    assert_eq!(reread(&[], &tls).unwrap().waiting, ["TLS_CERT_FILE", "TLS_KEY_FILE"]);
+    let other = [("TLS_CERT_FILE", "c"), ("TLS_KEY_FILE", "b")];
+    assert_eq!(reread(&tls, &other).unwrap().changed, ["TLS_CERT_FILE: a -> c"]);
+}
+
+#[test]
+fn an_outbox_grows_at_once_and_shrinks_at_the_next_start() {
+    let new = [("OUTBOX_BYTES", "4194304"), ("MAX_MESSAGE_BYTES", "1048576")];
+    let change = reread(&[], &new).unwrap();
+    assert_eq!((change.settings.outbox_bytes, change.settings.max_message_bytes), (4 << 20, 1 << 20));
+    let change = reread(&new, &[]).unwrap();
+    assert_eq!((change.settings.outbox_bytes, change.settings.max_message_bytes), (4 << 20, 65_536));
+    assert_eq!(change.waiting, ["OUTBOX_BYTES"]);
 }

@@ -14,6 +14,7 @@ use tableforge::uplink::delivery::Delivery;
 use tableforge::uplink::following::Following;
 use tableforge::uplink::history::HistoryRules;
 use tableforge::uplink::ingress::{Ingress, PublisherLink};
+use tableforge::uplink::lane;
 use tableforge::uplink::link::{Handshake, Link, LinkError};
 
 const BOTH_UP: PublisherLink = PublisherLink { losses: 0, up: true };
@@ -34,9 +35,11 @@ fn settings() -> RedisSettings {
         batch_age: Duration::ZERO,
         batch_bytes: 0,
         batch_compress_bytes: 0,
+        lane_peers: 16,
         heartbeat_interval: Duration::from_secs(5),
         cleanup_interval: Duration::from_secs(10),
         inactive_threshold: Duration::from_secs(20),
+        connections_per_user: 0,
     }
 }
 
@@ -48,7 +51,8 @@ fn ingress(now: Instant) -> (Ingress, Receiver<Envelope>) {
     let handshake = Handshake { username: None, password: None, db: 0, name: "t".into() };
     let link = Link::new(handshake, Duration::from_secs(1), 1, now);
     let id = InstanceId::parse("a").unwrap();
-    (Ingress::new(&settings(), (&id, origin), link, delivery, true, cells, now), shard)
+    let shared = (lane::closed(), cells);
+    (Ingress::new(&settings(), (&id, origin), link, delivery, true, shared, now), shard)
 }
 
 /// Redis answers.
@@ -146,7 +150,7 @@ fn heartbeats_and_reaping_come_at_their_times() {
         ingress.tick(BOTH_UP, now).unwrap();
         calls += &said(&mut ingress);
     }
-    assert_eq!((calls.matches("reap").count(), calls.matches("register").count()), (3, 2), "{calls}");
+    assert_eq!((calls.matches("reap").count(), calls.matches("register").count()), (5, 2), "{calls}");
 }
 
 /// The arguments of the restore call that the ingress makes for alice, announced, and anna, a newcomer.
@@ -161,10 +165,8 @@ fn restore_after(silence: Duration) -> Vec<String> {
     let member = |who| Member { user: UserId::parse(who).unwrap(), name: None, socket: "s".into() };
     let room = RoomId::parse("r").unwrap();
     let (members, newcomers) = (vec![member("alice")], vec![member("anna")]);
-    ingress.command(
-        UplinkCommand::Restore { room, route: Arc::default(), members, newcomers, published: false },
-        now,
-    );
+    let route = Arc::default();
+    ingress.command(UplinkCommand::Restore { room, route, members, newcomers, told: false }, now);
     let said = said(&mut ingress);
     let words: Vec<String> = said.split("\r\n").filter(|w| !w.starts_with('$')).map(String::from).collect();
     let at = words.iter().position(|word| word == "restore").expect("the room is restored");
@@ -173,10 +175,10 @@ fn restore_after(silence: Duration) -> Vec<String> {
 
 #[test]
 fn members_are_held_as_present_unless_others_may_have_taken_the_instance_for_dead() {
-    let threshold = settings().inactive_threshold;
-    let short = restore_after(threshold - Duration::from_millis(1));
+    let silence = settings().silence();
+    let short = restore_after(silence - Duration::from_millis(1));
     assert_eq!(short[..5], ["r", "a", "1", "alice", "anna"]);
-    let long = restore_after(threshold);
+    let long = restore_after(silence);
     assert_eq!(long[..5], ["r", "a", "0", "anna", "alice"]);
 }
 

@@ -3,7 +3,8 @@
 use std::hint::black_box;
 
 use tableforge::codec::frame;
-use tableforge::uplink::batch::{self, Header, Origin, Packer, Sequence, Unpacker};
+use tableforge::uplink::batch::{self, Header, Origin, Sequence};
+use tableforge::uplink::packing::{Packer, Readers, Unpacker};
 
 use super::{Entry, Operation, json_object};
 
@@ -13,15 +14,20 @@ const EVENT_BYTES: usize = 170;
 const HEADER: Header =
     Header { origin: Origin(0x0123_4567_89AB_CDEF), sequence: Sequence::Follows(7), from_script: false };
 
+/// Bytes from which a batch is compressed, and for whom.
+type Form = (usize, Readers);
+
+const PLAIN: Form = (usize::MAX, Readers::Anyone);
+const ZSTD: Form = (0, Readers::Anyone);
+
 pub fn entries() -> Vec<Entry> {
     let mut entries = Vec::new();
     for (events, batch) in [(1, "1_event"), (100, "100_events")] {
-        for (compress_from, form) in [(usize::MAX, "plain"), (0, "zstd")] {
-            entries.push(Entry::new(format!("uplink/pack/{batch}/{form}"), events, move || {
-                pack(events, compress_from)
-            }));
-            entries.push(Entry::new(format!("uplink/unpack/{batch}/{form}"), events, move || {
-                unpack(events, compress_from)
+        for (form, name) in [(PLAIN, "plain"), (ZSTD, "zstd")] {
+            entries
+                .push(Entry::new(format!("uplink/pack/{batch}/{name}"), events, move || pack(events, form)));
+            entries.push(Entry::new(format!("uplink/unpack/{batch}/{name}"), events, move || {
+                unpack(events, form)
             }));
         }
     }
@@ -34,7 +40,7 @@ fn events(count: usize) -> Vec<String> {
 }
 
 /// Events are gathered as the publisher does and packed.
-fn pack(count: usize, compress_from: usize) -> impl Operation {
+fn pack(count: usize, (compress_from, readers): Form) -> impl Operation {
     let events = events(count);
     let mut packer = Packer::new(compress_from).expect("memory for zstd");
     move || {
@@ -42,15 +48,15 @@ fn pack(count: usize, compress_from: usize) -> impl Operation {
         for event in black_box(&events) {
             batch::push_event(&mut records, event.as_bytes());
         }
-        black_box(packer.pack(HEADER, &records));
+        black_box(packer.pack(HEADER, &records, readers));
     }
 }
 
 /// A batch is unpacked and its records are found.
-fn unpack(count: usize, compress_from: usize) -> impl Operation {
+fn unpack(count: usize, (compress_from, readers): Form) -> impl Operation {
     let mut records = Vec::new();
     events(count).iter().for_each(|event| batch::push_event(&mut records, event.as_bytes()));
-    let batch = Packer::new(compress_from).expect("memory for zstd").pack(HEADER, &records);
+    let batch = Packer::new(compress_from).expect("memory for zstd").pack(HEADER, &records, readers);
     let compressed = batch.len() < batch::HEADER_BYTES + records.len();
     assert_eq!(compressed, compress_from == 0);
     let mut unpacker = Unpacker::new().expect("memory for zstd");

@@ -1,10 +1,18 @@
 //! The command line.
 
+mod scenarios;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+pub use self::scenarios::{
+    ChurnArguments, CompareArguments, GameNightArguments, HANDSHAKES, StormArguments, SweepArguments,
+    TrafficArguments,
+};
 use crate::dialect::Language;
+use crate::payloads;
 use crate::target::Target;
 
 /// Load generator for room servers: sends by a fixed schedule, whatever the server does, and verifies
@@ -25,6 +33,35 @@ pub enum Scenario {
     Rooms(RoomsArguments),
     /// Silent connections: what they cost in memory, and that they stay open.
     Idle(IdleArguments),
+    /// All clients connect, drop at once and come back: how long it takes, and that nothing is missed.
+    Storm(StormArguments),
+    /// Looks for the highest rate within a goal for the p99, with nothing lost.
+    Sweep(SweepArguments),
+    /// Clients come and go while messages flow; those who stay miss nothing.
+    Churn(ChurnArguments),
+    /// Many small rooms with rates of their own, messages of several sizes, and some who come and go.
+    GameNight(GameNightArguments),
+    /// Starts three instances and Redis, does faults to them, and checks that every promise is kept.
+    Soak(soak::SoakArguments),
+    /// Puts two results side by side; exit code 1 if a figure became worse.
+    Compare(CompareArguments),
+}
+
+/// Where the report goes.
+#[derive(Debug, Args)]
+pub struct OutputArguments {
+    /// Print one JSON object instead of the table
+    #[arg(long)]
+    pub json: bool,
+    /// Write a report with plots into this file; it needs no network and no script to be read
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write the report's main plot into this file
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// No progress on standard error (with --json there is some only if that is a terminal)
+    #[arg(long)]
+    pub quiet: bool,
 }
 
 /// Options of all scenarios.
@@ -73,12 +110,12 @@ pub struct CommonArguments {
     /// Process of a server, to report its CPU and memory; may be given several times
     #[arg(long)]
     pub pid: Vec<u32>,
-    /// Print one JSON object instead of the table
-    #[arg(long)]
-    pub json: bool,
     /// Seed of payloads, masks and the order of senders
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Where the report goes.
+    #[command(flatten)]
+    pub output: OutputArguments,
 }
 
 /// Options of `rooms`.
@@ -91,7 +128,7 @@ pub struct RoomsArguments {
     #[arg(long, default_value_t = 200.0, value_parser = positive)]
     pub rate: f64,
     /// Bytes of the data in each message (at least about 45, for what is verified)
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(..=8 * 1024 * 1024))]
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(..=payloads::MAX_BYTES))]
     pub payload: u64,
     /// Seconds to measure
     #[arg(long, default_value = "10", value_parser = some_seconds)]

@@ -53,7 +53,11 @@ pub struct Connection {
     pub state: State,
     /// Its room.
     pub room: u32,
-    /// Messages it has sent.
+    /// How often it has been begun, so that a deadline of an earlier time can be told apart.
+    pub attempt: u32,
+    /// When it was meant to come back, in microseconds since the run's epoch, while it is on its way.
+    pub intended_us: Option<u64>,
+    /// Messages it has sent, over all times it was there.
     pub sent: u32,
     /// Whether it waits in a list of connections to flush.
     pub dirty: bool,
@@ -74,6 +78,8 @@ impl Connection {
         Self {
             state: State::Unstarted,
             room: room as u32,
+            attempt: 0,
+            intended_us: None,
             sent: 0,
             dirty: false,
             watches_write: false,

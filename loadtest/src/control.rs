@@ -1,8 +1,10 @@
 //! What the coordinator and the workers tell each other while a run is on.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::interval::{Gathered, Interval};
 
 /// When messages are sent and which of them are measured; microseconds since the run's epoch.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +47,23 @@ pub struct Progress {
     pub sending_done: AtomicBool,
     /// Answers to [`Control::ping`].
     pub pongs: AtomicU64,
+    /// Deliveries that later ones of the same sender have overtaken, or that are lost.
+    pub missing: AtomicU64,
+    /// Connections on their way back.
+    pub away: AtomicU64,
+    /// Joins and leaves that members are still to be told of.
+    pub untold: AtomicI64,
+    /// Rounds of [`Control::publish`] that were sent.
+    pub rounds: AtomicU32,
+    /// Intervals that are over and not gathered yet.
+    pub intervals: Mutex<Vec<Interval>>,
+}
+
+impl Progress {
+    /// Hands over an interval that is over.
+    pub fn finish(&self, interval: Interval) {
+        self.intervals.lock().unwrap_or_else(PoisonError::into_inner).push(interval);
+    }
 }
 
 /// Shared by the coordinator and all workers of a run.
@@ -54,6 +73,10 @@ pub struct Control {
     load: OnceLock<Load>,
     ping: AtomicBool,
     stop: AtomicBool,
+    leave: AtomicBool,
+    /// When those that left come back, in microseconds since the epoch; 0 for not yet.
+    comeback_us: AtomicU64,
+    rounds: AtomicU32,
     open_members: Vec<AtomicU32>,
     progress: Vec<Progress>,
 }
@@ -66,6 +89,9 @@ impl Control {
             load: OnceLock::new(),
             ping: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            leave: AtomicBool::new(false),
+            comeback_us: AtomicU64::new(0),
+            rounds: AtomicU32::new(0),
             open_members: (0..rooms).map(|_| AtomicU32::new(0)).collect(),
             progress: (0..workers).map(|_| Progress::default()).collect(),
         }
@@ -96,6 +122,13 @@ impl Control {
         self.ping.store(true, Ordering::Release);
     }
 
+    /// The begin of the interval that a time lies in; intervals count from the load's start once there is one.
+    pub fn interval_start(&self, time_us: u64, length_us: u64) -> u64 {
+        let phase = self.load().map_or(0, |load| load.start_us % length_us);
+        let past = (time_us + length_us - phase) % length_us;
+        time_us - past.min(time_us)
+    }
+
     /// Whether connections are to be pinged.
     pub fn pings(&self) -> bool {
         self.ping.load(Ordering::Acquire)
@@ -109,6 +142,58 @@ impl Control {
     /// Whether it is time to end.
     pub fn stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    /// Has all connections at transient places leave at once, without a word; once per run.
+    pub fn leave(&self) {
+        self.leave.store(true, Ordering::Release);
+    }
+
+    /// Whether those connections are to leave.
+    pub fn leaves(&self) -> bool {
+        self.leave.load(Ordering::Acquire)
+    }
+
+    /// Has those that left come back, all at once; returns when.
+    pub fn come_back(&self) -> u64 {
+        let now = self.now_us();
+        self.comeback_us.store(now, Ordering::Release);
+        now
+    }
+
+    /// When they come back, if they were told to.
+    pub fn comeback_us(&self) -> Option<u64> {
+        Some(self.comeback_us.load(Ordering::Acquire)).filter(|time| *time > 0)
+    }
+
+    /// Has the first member of every room send one more round of messages; returns how many rounds there are.
+    pub fn publish(&self) -> u32 {
+        self.rounds.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Rounds to have been sent.
+    pub fn rounds(&self) -> u32 {
+        self.rounds.load(Ordering::Acquire)
+    }
+
+    /// Whether every worker has sent so many rounds, and everything expected has come.
+    pub fn published(&self, rounds: u32) -> bool {
+        self.progress.iter().all(|progress| progress.rounds.load(Ordering::Acquire) >= rounds)
+            && self.outstanding() <= 0
+    }
+
+    /// Deliveries and acks expected and not here yet.
+    pub fn outstanding(&self) -> i64 {
+        self.progress.iter().map(|progress| progress.outstanding.load(Ordering::Acquire)).sum()
+    }
+
+    /// Moves the intervals that workers have finished to `gathered`.
+    pub fn gather(&self, gathered: &mut Gathered) {
+        for progress in &self.progress {
+            let finished =
+                std::mem::take(&mut *progress.intervals.lock().unwrap_or_else(PoisonError::into_inner));
+            finished.into_iter().for_each(|interval| gathered.add(interval));
+        }
     }
 
     /// The number of open members of a room, whichever worker has them.
@@ -131,10 +216,12 @@ impl Control {
         self.progress.iter().map(|progress| figure(progress).load(Ordering::Acquire)).max().unwrap_or(0)
     }
 
-    /// Whether everything was sent and everything expected has come.
+    /// Whether everything was sent, everything expected has come, and everyone is back.
     pub fn settled(&self) -> bool {
         // First whether all has been sent: what is outstanding can then only fall.
         self.progress.iter().all(|progress| progress.sending_done.load(Ordering::Acquire))
-            && self.progress.iter().map(|p| p.outstanding.load(Ordering::Acquire)).sum::<i64>() <= 0
+            && self.outstanding() <= 0
+            && self.sum(|progress| &progress.away) == 0
+            && self.progress.iter().map(|progress| progress.untold.load(Ordering::Acquire)).sum::<i64>() <= 0
     }
 }

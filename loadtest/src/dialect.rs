@@ -27,6 +27,11 @@ impl Language {
         }
     }
 
+    /// Whether a join can say what was seen before.
+    pub fn has_history(self) -> bool {
+        matches!(self, Self::Tableforge)
+    }
+
     /// Whether a message can ask for an ack.
     pub fn has_acks(self) -> bool {
         matches!(self, Self::Tableforge)
@@ -55,8 +60,9 @@ pub trait Dialect: Send {
         path.to_owned()
     }
 
-    /// Appends the message that joins `room`; never called with [`Joining::Upgraded`].
-    fn write_join(&self, room: &str, out: &mut Vec<u8>);
+    /// Appends the message that joins `room`; never called with [`Joining::Upgraded`]. `since` says what has
+    /// been seen, where [`Language::has_history`].
+    fn write_join(&self, room: &str, since: Option<&Position>, out: &mut Vec<u8>);
 
     /// Appends the message that sends a stamped payload to `room`; `acknowledged` asks for a reply, where
     /// [`Language::has_acks`].
@@ -76,6 +82,24 @@ pub trait Dialect: Send {
     fn is_correct(&self, text: &[u8], room: &str, stamp: &Stamp, payload: &Payload) -> bool;
 }
 
+/// How far a member has seen a room with history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The name of the numbering.
+    pub epoch: String,
+    /// The number of the last message.
+    pub offset: u64,
+}
+
+/// Where a room stands when a connection joins it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Where the room's history stands, if it has one.
+    pub position: Option<Position>,
+    /// Where the join said what it had seen: the stamps of what was missed, or why they are not given.
+    pub recovered: Option<Result<Vec<Stamp>, String>>,
+}
+
 /// What a server's text message means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incoming {
@@ -84,7 +108,9 @@ pub enum Incoming {
     /// The server waits for this text message before anything else, or to see that the client is alive.
     Answer(&'static str),
     /// The connection is in its room.
-    Joined,
+    Joined(Standing),
+    /// Another member came or left.
+    Presence,
     /// A message from a member of the room.
     Delivery(Stamp),
     /// The reply to a message that asked for one.

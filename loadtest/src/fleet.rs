@@ -67,6 +67,12 @@ impl Fleet {
         self.wait_until(u64::MAX, || {
             control.sum(|p| &p.ready) + control.sum(|p| &p.failed) == self.connections
         });
+        self.connect_figures()
+    }
+
+    /// How the connections have come up so far.
+    pub fn connect_figures(&self) -> ConnectFigures {
+        let control = &self.control;
         let seconds = |time_us: u64| time_us.saturating_sub(self.started_us) as f64 / 1e6;
         ConnectFigures {
             established: control.sum(|p| &p.established),
@@ -86,15 +92,9 @@ impl Fleet {
         load
     }
 
-    /// Sleeps until a time of the run.
-    pub fn sleep_until(&self, time_us: u64) {
-        self.control.sleep_until(time_us);
-    }
-
-    /// Waits until nothing is outstanding any more, or for `limit` after the load's end.
-    pub fn settle(&self, load: &Load, limit: Duration) {
-        let deadline = load.end_us + limit.as_micros() as u64;
-        self.wait_until(deadline, || self.control.settled());
+    /// What the workers are told and tell.
+    pub fn control(&self) -> &Arc<Control> {
+        &self.control
     }
 
     /// Pings all open connections; returns how many are open and how many have answered within `limit`.

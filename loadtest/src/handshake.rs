@@ -34,8 +34,19 @@ pub enum Answer {
         /// Whether messages may be compressed.
         deflate: bool,
     },
-    /// It is not; why.
-    Refused(String),
+    /// It is not.
+    Refused {
+        /// Why.
+        reason: String,
+        /// Seconds to wait before the next attempt, where the server said so.
+        retry_after: Option<u32>,
+    },
+}
+
+impl Answer {
+    fn refused(reason: impl Into<String>) -> Self {
+        Self::Refused { reason: reason.into(), retry_after: None }
+    }
 }
 
 impl Handshake {
@@ -65,28 +76,34 @@ impl Handshake {
         let length = match response.parse(received) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if received.len() < MAX_HEAD_BYTES => return Answer::Incomplete,
-            Ok(httparse::Status::Partial) => return Answer::Refused("endless HTTP header".to_owned()),
-            Err(error) => return Answer::Refused(format!("answer is not HTTP: {error}")),
+            Ok(httparse::Status::Partial) => return Answer::refused("endless HTTP header"),
+            Err(error) => return Answer::refused(format!("answer is not HTTP: {error}")),
         };
         if response.code != Some(101) {
-            return Answer::Refused(format!("HTTP {}", response.code.unwrap_or(0)));
+            let retry_after = header(&response, "retry-after");
+            return Answer::Refused {
+                reason: format!("HTTP {}", response.code.unwrap_or(0)),
+                retry_after: retry_after
+                    .and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok()),
+            };
         }
-        let value = |name: &str| {
-            let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-            header.map(|header| header.value)
-        };
         let accept = derive_accept_key(self.key.as_bytes());
-        if value("sec-websocket-accept") != Some(accept.as_bytes()) {
-            return Answer::Refused("wrong Sec-WebSocket-Accept".to_owned());
+        if header(&response, "sec-websocket-accept") != Some(accept.as_bytes()) {
+            return Answer::refused("wrong Sec-WebSocket-Accept");
         }
-        match value("sec-websocket-extensions") {
+        match header(&response, "sec-websocket-extensions") {
             None => Answer::Accepted { length, deflate: false },
             Some(extension) if self.deflate && extension.starts_with(b"permessage-deflate") => {
                 Answer::Accepted { length, deflate: true }
             }
-            Some(_) => Answer::Refused("an extension that was not offered".to_owned()),
+            Some(_) => Answer::refused("an extension that was not offered"),
         }
     }
+}
+
+/// The value of a header.
+fn header<'a>(response: &'a httparse::Response<'_, '_>, name: &str) -> Option<&'a [u8]> {
+    response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
 #[cfg(test)]
@@ -113,7 +130,7 @@ mod tests {
     #[test]
     fn compression_is_on_where_it_was_offered_and_agreed_to() {
         let agreed = ANSWER.replace("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n");
-        assert!(matches!(handshake().check(agreed.as_bytes()), Answer::Refused(_)), "it was not offered");
+        assert!(matches!(handshake().check(agreed.as_bytes()), Answer::Refused { .. }), "it was not offered");
         let offering = Handshake { deflate: true, ..handshake() };
         let length = agreed.len();
         assert_eq!(offering.check(agreed.as_bytes()), Answer::Accepted { length, deflate: true });
@@ -124,13 +141,11 @@ mod tests {
     #[test]
     fn a_wrong_answer_is_refused_with_its_reason() {
         let wrong_key = ANSWER.replace("s3pP", "s3pQ");
-        assert_eq!(
-            handshake().check(wrong_key.as_bytes()),
-            Answer::Refused("wrong Sec-WebSocket-Accept".into())
-        );
+        assert_eq!(handshake().check(wrong_key.as_bytes()), Answer::refused("wrong Sec-WebSocket-Accept"));
         let full = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\r\n";
-        assert_eq!(handshake().check(full), Answer::Refused("HTTP 503".into()));
-        assert!(matches!(handshake().check(b"SSH-2.0-x\r\n"), Answer::Refused(_)));
+        let refused = Answer::Refused { reason: "HTTP 503".into(), retry_after: Some(1) };
+        assert_eq!(handshake().check(full), refused);
+        assert!(matches!(handshake().check(b"SSH-2.0-x\r\n"), Answer::Refused { .. }));
     }
 
     #[test]

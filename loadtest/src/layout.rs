@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+/// Members of a room up to which the others are told of joins and leaves one by one (`PRESENCE_MAX_MEMBERS`).
+pub const PRESENCE_MEMBERS: usize = 200;
+
 /// Connections are numbered; rooms are filled with consecutive ones, servers taken in turn. So a
 /// room has members on every server, as far as it has that many members.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +15,8 @@ pub struct Layout {
     pub room_size: usize,
     /// Server addresses.
     pub servers: usize,
+    /// The last so many places of every room are those of members that come and go.
+    pub transients: usize,
 }
 
 impl Layout {
@@ -36,6 +41,11 @@ impl Layout {
         connection % self.room_size
     }
 
+    /// Whether a connection stays for the whole run.
+    pub fn is_stable(&self, connection: usize) -> bool {
+        self.transients == 0 || self.position(connection) + self.transients < self.room_size
+    }
+
     /// The server of a connection.
     pub fn server_of(&self, connection: usize) -> usize {
         connection % self.servers
@@ -53,7 +63,7 @@ mod tests {
 
     #[test]
     fn every_room_has_members_on_every_server() {
-        let layout = Layout { connections: 103, room_size: 10, servers: 3 };
+        let layout = Layout { connections: 103, room_size: 10, servers: 3, transients: 0 };
         assert_eq!(layout.rooms(), 11);
         for room in 0..layout.rooms() {
             let members = layout.members(room);
@@ -65,8 +75,15 @@ mod tests {
     }
 
     #[test]
+    fn the_last_places_of_a_room_are_those_that_come_and_go() {
+        let layout = Layout { connections: 13, room_size: 5, servers: 1, transients: 2 };
+        let stable: Vec<usize> = (0..13).filter(|connection| layout.is_stable(*connection)).collect();
+        assert_eq!(stable, [0, 1, 2, 5, 6, 7, 10, 11, 12]);
+    }
+
+    #[test]
     fn shares_cover_all_connections_once() {
-        let layout = Layout { connections: 101, room_size: 10, servers: 1 };
+        let layout = Layout { connections: 101, room_size: 10, servers: 1, transients: 0 };
         let all: Vec<usize> = (0..4).flat_map(|worker| layout.share(worker, 4)).collect();
         assert_eq!(all, (0..101).collect::<Vec<_>>());
     }

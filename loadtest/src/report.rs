@@ -50,6 +50,24 @@ impl Display for Latency {
     }
 }
 
+/// Percentiles that a plot of latencies has points at: the more nines, the nearer to the right.
+const PLOTTED: [f64; 18] = [
+    0.0, 10.0, 25.0, 50.0, 68.4, 75.0, 90.0, 95.0, 96.84, 99.0, 99.5, 99.684, 99.9, 99.95, 99.968, 99.99,
+    99.999, 99.9999,
+];
+
+/// Points of a latency plot out of a histogram of microseconds: percentile and milliseconds; empty if that is. Beyond
+/// what so few values can tell, there are no points.
+pub fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
+    if histogram.is_empty() {
+        return Vec::new();
+    }
+    let told =
+        PLOTTED.iter().filter(|percentile| (1.0 - **percentile / 100.0) * histogram.len() as f64 >= 1.0);
+    told.map(|percentile| (*percentile, histogram.value_at_quantile(percentile / 100.0) as f64 / 1e3))
+        .collect()
+}
+
 /// What the generator itself used.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct GeneratorFigures {
@@ -77,7 +95,8 @@ pub fn rounded(value: f64) -> f64 {
 /// A table of two columns.
 #[derive(Debug, Default)]
 pub struct Table {
-    rows: Vec<(String, String)>,
+    /// Label and value of each row.
+    pub rows: Vec<(String, String)>,
 }
 
 impl Table {

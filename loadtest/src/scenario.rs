@@ -1,40 +1,69 @@
 //! The scenarios, and what they share: the plan made of the command line, and the problems to look for.
 
+pub mod churn;
+mod figures;
+pub mod game_night;
 pub mod idle;
 pub mod rooms;
+pub mod storm;
+pub mod sweep;
+mod traffic;
 
 use std::time::Duration;
 
-use crate::args::CommonArguments;
+use crate::args::{CommonArguments, HANDSHAKES};
 use crate::credentials::Credentials;
 use crate::fleet::ConnectFigures;
 use crate::layout::Layout;
-use crate::plan::Plan;
+use crate::payloads::{Mix, Payloads};
+use crate::plan::{Plan, Turns};
 use crate::process;
 use crate::report::{Table, grouped};
-use crate::stamp::Payload;
 use crate::tally::Tally;
 use crate::target::Sources;
 
 /// What a scenario adds to the options of all.
-struct Traffic {
+struct Features {
     join: bool,
-    payload_bytes: usize,
+    payloads: Mix,
     acknowledged: bool,
     read_interval: Duration,
+    /// Members of each room who come and go.
+    transients: usize,
+    churn_rate: f64,
+    turns: Turns,
 }
+
+impl Features {
+    /// All connections join and stay; those who send share it evenly.
+    fn of(payloads: Mix, read_every_ms: u64) -> Self {
+        Self {
+            join: true,
+            payloads,
+            acknowledged: false,
+            read_interval: Duration::from_millis(read_every_ms),
+            transients: 0,
+            churn_rate: 0.0,
+            turns: Turns::Equal,
+        }
+    }
+}
+
+/// Length of the intervals of a series, in microseconds.
+const INTERVAL_US: u64 = 1_000_000;
 
 /// The plan for the options given.
 ///
 /// # Errors
 /// This machine cannot make so many connections, or the dialect has no acks; the text says why.
-fn plan(common: &CommonArguments, traffic: Traffic) -> Result<Plan, String> {
-    if traffic.acknowledged && !common.dialect.has_acks() {
+fn plan(common: &CommonArguments, features: Features) -> Result<Plan, String> {
+    if features.acknowledged && !common.dialect.has_acks() {
         return Err("--ack needs --dialect tableforge: the others have no acks".to_owned());
     }
     process::allow_connections(common.connections)?;
     let servers = common.url.len();
-    let layout = Layout { connections: common.connections, room_size: common.room_size, servers };
+    let Features { transients, .. } = features;
+    let layout = Layout { connections: common.connections, room_size: common.room_size, servers, transients };
     let per_server = common.connections.div_ceil(servers);
     Ok(Plan {
         targets: common.url.clone(),
@@ -43,14 +72,20 @@ fn plan(common: &CommonArguments, traffic: Traffic) -> Result<Plan, String> {
         layout,
         rooms: (0..layout.rooms()).map(|room| format!("{}-{room}", common.room_prefix)).collect(),
         credentials: Credentials::new(common.token.clone(), common.secret.as_deref()),
-        join: traffic.join,
+        join: features.join,
         deflate: common.deflate,
         join_by_url: common.join_by_url,
         connect_rate: common.connect_rate,
         connect_timeout: common.connect_timeout,
-        payload: Payload::new(traffic.payload_bytes, common.seed),
-        acknowledged: traffic.acknowledged,
-        read_interval: traffic.read_interval,
+        handshakes: HANDSHAKES,
+        payloads: Payloads::new(&features.payloads, common.seed),
+        turns: features.turns,
+        churn_rate: features.churn_rate,
+        resume: false,
+        round_messages: 0,
+        interval_us: INTERVAL_US,
+        acknowledged: features.acknowledged,
+        read_interval: features.read_interval,
         seed: common.seed,
         workers: common.threads.min(common.connections),
     })

@@ -86,6 +86,71 @@ pub struct Tally {
     pub send_lag: Histogram<u64>,
     /// Pings of the server that were answered.
     pub pings_answered: u64,
+    /// The same as `latency`, of deliveries within one server where there are several.
+    pub latency_local: Histogram<u64>,
+    /// The same as `latency`, of deliveries from one server to another.
+    pub latency_cross: Histogram<u64>,
+    /// About connections that came and went meanwhile.
+    pub comings: Comings,
+}
+
+/// What was counted about connections that came and went.
+#[derive(Debug)]
+pub struct Comings {
+    /// Connections that left because they were told to.
+    pub left: u64,
+    /// Connections that came back and were ready again.
+    pub back: u64,
+    /// Times that a connection should have left but was not there yet.
+    pub skipped: u64,
+    /// Refusals that a connection met on its way, by reason; it tried again.
+    pub refused: Counts,
+    /// From the time a connection was meant to come back until it was ready; microseconds.
+    pub latency: Histogram<u64>,
+    /// Answers to connections that came back with `since`: `recovered`, or the reason why not.
+    pub recovered: Counts,
+    /// Messages that came with those answers.
+    pub recovered_messages: u64,
+    /// Deliveries to members that come and go, each counted once.
+    pub received: u64,
+    /// Deliveries that such members should have got between two others of the same sender.
+    pub lost: u64,
+    /// Joins and leaves that members were told of, beside those of the beginning.
+    pub presence_received: u64,
+    /// Joins and leaves that members who stay should be told of in rooms that tell of each.
+    pub presence_expected: u64,
+}
+
+impl Comings {
+    fn new() -> Self {
+        Self {
+            left: 0,
+            back: 0,
+            skipped: 0,
+            refused: Counts::default(),
+            latency: histogram(),
+            recovered: Counts::default(),
+            recovered_messages: 0,
+            received: 0,
+            lost: 0,
+            presence_received: 0,
+            presence_expected: 0,
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.left += other.left;
+        self.back += other.back;
+        self.skipped += other.skipped;
+        self.refused.merge(&other.refused);
+        self.latency.add(&other.latency).expect("all histograms have the same bounds");
+        self.recovered.merge(&other.recovered);
+        self.recovered_messages += other.recovered_messages;
+        self.received += other.received;
+        self.lost += other.lost;
+        self.presence_received += other.presence_received;
+        self.presence_expected += other.presence_expected;
+    }
 }
 
 /// An empty histogram of microseconds, to 3 significant digits.
@@ -118,6 +183,9 @@ impl Tally {
             ack_latency: histogram(),
             send_lag: histogram(),
             pings_answered: 0,
+            latency_local: histogram(),
+            latency_cross: histogram(),
+            comings: Comings::new(),
         }
     }
 
@@ -141,10 +209,13 @@ impl Tally {
         self.measured_deliveries += other.measured_deliveries;
         self.delivery_bytes += other.delivery_bytes;
         self.pings_answered += other.pings_answered;
+        self.comings.merge(&other.comings);
         let histograms = [
             (&mut self.latency, &other.latency),
             (&mut self.ack_latency, &other.ack_latency),
             (&mut self.send_lag, &other.send_lag),
+            (&mut self.latency_local, &other.latency_local),
+            (&mut self.latency_cross, &other.latency_cross),
         ];
         for (own, theirs) in histograms {
             own.add(theirs).expect("all histograms have the same bounds");

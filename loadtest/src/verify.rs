@@ -14,6 +14,9 @@ pub enum Arrival {
     Duplicate,
 }
 
+/// In place of a sequence: nothing of this sender has been seen yet, and anything may come first.
+const UNKNOWN: u32 = u32::MAX;
+
 /// What receivers have seen of each sender in their room: one number per pair as long as
 /// nothing goes wrong, and the open gaps where something did.
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub struct Verifier {
     /// up to the last sender heard, so that a huge room with few senders stays cheap.
     expected_next: Vec<Vec<u32>>,
     gaps: HashMap<(u32, u32), Vec<Range<u32>>>,
+    /// Deliveries that later ones of the same sender have overtaken, or that are lost.
+    pub missing: u64,
     /// Deliveries that arrived, each counted once.
     pub received: u64,
     /// Deliveries that arrived once more.
@@ -36,6 +41,17 @@ impl Verifier {
         Self { expected_next: vec![Vec::new(); receivers], ..Self::default() }
     }
 
+    /// Forgets what `receiver` has seen, for it comes anew to a room of `members`: the first message of each
+    /// sender is then the one to count from.
+    pub fn begin_anew(&mut self, receiver: usize, members: usize) {
+        let row = &mut self.expected_next[receiver];
+        row.clear();
+        row.resize(members, UNKNOWN);
+        if !self.gaps.is_empty() {
+            self.gaps.retain(|(of, _), _| *of as usize != receiver);
+        }
+    }
+
     /// Notes that `receiver` got message number `sequence` (from 0) of the sender at place
     /// `sender_position` of its room.
     pub fn record(&mut self, receiver: usize, sender_position: usize, sequence: u32) -> Arrival {
@@ -44,11 +60,15 @@ impl Verifier {
             row.resize(sender_position + 1, 0);
         }
         let next = &mut row[sender_position];
+        if *next == UNKNOWN {
+            *next = sequence;
+        }
         if sequence < *next {
             return self.record_late(receiver, sender_position, sequence);
         }
         if sequence > *next {
             let pair = (receiver as u32, sender_position as u32);
+            self.missing += u64::from(sequence - *next);
             self.gaps.entry(pair).or_default().push(*next..sequence);
         }
         *next = sequence.saturating_add(1);
@@ -67,6 +87,7 @@ impl Verifier {
         let gap = gaps.swap_remove(place);
         let left_open = [gap.start..sequence, sequence + 1..gap.end];
         gaps.extend(left_open.into_iter().filter(|open| !open.is_empty()));
+        self.missing -= 1;
         self.received += 1;
         self.out_of_order += 1;
         Arrival::OutOfOrder
@@ -136,6 +157,22 @@ mod tests {
             deliveries.swap(place, place + round);
             assert_eq!(verify(&deliveries), (0, 0, 1), "swapped {place}");
         }
+    }
+
+    #[test]
+    fn who_comes_anew_counts_from_the_first_message_of_each_sender() {
+        let mut verifier = Verifier::new(1);
+        verifier.record(0, 1, 0);
+        verifier.begin_anew(0, ROOM);
+        for (sequence, arrival) in
+            [(7, Arrival::InOrder), (9, Arrival::InOrder), (7, Arrival::Duplicate), (8, Arrival::OutOfOrder)]
+        {
+            assert_eq!(verifier.record(0, 1, sequence), arrival, "{sequence}");
+        }
+        assert_eq!(verifier.missing, 0);
+        verifier.record(0, 2, 3);
+        verifier.record(0, 2, 6);
+        assert_eq!(verifier.missing, 2);
     }
 
     #[test]

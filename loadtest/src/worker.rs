@@ -1,32 +1,32 @@
 //! A worker's event loop: one thread that drives its share of the connections.
 
+mod comings;
+mod connecting;
 mod incoming;
 mod outgoing;
 
-use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use rustix::event::epoll::{self, Event, EventFlags};
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
+use self::comings::Churn;
+use self::connecting::Connecting;
 use crate::connection::{Connection, READ_BYTES, State};
 use crate::control::{Control, Load};
 use crate::deflate::Deflate;
-use crate::dialect::{Dialect, with_query};
+use crate::dialect::Dialect;
 use crate::frame;
-use crate::handshake::Handshake;
+use crate::interval::Interval;
+use crate::layout::PRESENCE_MEMBERS;
 use crate::plan::Plan;
 use crate::schedule::Schedule;
 use crate::tally::Tally;
 use crate::verify::Verifier;
-
-/// Handshakes under way at once, over all workers: enough to keep a server busy, few enough not to
-/// overflow its accept queue.
-const HANDSHAKES_IN_FLIGHT: usize = 128;
 
 /// Longest wait for an event, so that the coordinator's wishes are noticed.
 const LONGEST_WAIT_US: u64 = 20_000;
@@ -63,19 +63,14 @@ pub struct Worker {
     next_sender: usize,
     next_read_us: u64,
     dirty: Vec<u32>,
+    churn: Churn,
+    interval: Interval,
+    /// What members who are there throughout get.
     verifier: Verifier,
     deflate: Deflate,
+    /// What those get that come and go.
+    guests: Verifier,
     tally: Tally,
-}
-
-/// The connections that are being made.
-struct Connecting {
-    next: usize,
-    in_flight: usize,
-    limit: usize,
-    schedule: Option<Schedule>,
-    /// Connections begun, with the time by which they must be ready; earliest first.
-    deadlines: VecDeque<(u64, usize)>,
 }
 
 impl Worker {
@@ -89,15 +84,7 @@ impl Worker {
     ) -> Self {
         let share = plan.layout.share(number, plan.workers);
         let mut random = fastrand::Rng::with_seed(plan.seed.wrapping_add(number as u64));
-        let connecting = Connecting {
-            next: 0,
-            in_flight: 0,
-            limit: HANDSHAKES_IN_FLIGHT.div_ceil(plan.workers),
-            schedule: plan.connect_rate.map(|rate| {
-                Schedule::new(rate, control.now_us(), u64::MAX, number as u64, plan.workers as u64)
-            }),
-            deadlines: VecDeque::new(),
-        };
+        let now_us = control.now_us();
         Self {
             number,
             dialect,
@@ -107,18 +94,21 @@ impl Worker {
             events: Vec::with_capacity(share.len().max(1)),
             buffer: vec![0; READ_BYTES],
             text: Vec::new(),
-            now_us: control.now_us(),
-            connecting,
+            now_us,
+            connecting: Connecting::new(&plan, number, share.len(), now_us),
             pinged: false,
             stopping: false,
             load: None,
             schedule: Schedule::new(0.0, 0, 0, 0, 1),
-            rotation: outgoing::rotation(&plan.layout, share.clone(), &mut random),
+            rotation: outgoing::rotation(&plan, share.clone(), &mut random),
             next_sender: 0,
             next_read_us: 0,
             dirty: Vec::new(),
+            churn: Churn::new(&plan, share.clone()),
+            interval: Interval::new(0),
             verifier: Verifier::new(share.len()),
             deflate: Deflate::default(),
+            guests: Verifier::new(share.len()),
             tally: Tally::new(),
             random,
             plan,
@@ -132,18 +122,23 @@ impl Worker {
             self.turn();
         }
         self.close_all();
+        self.begin_interval(u64::MAX);
         self.tally.received = self.verifier.received;
-        self.tally.duplicated = self.verifier.duplicated;
-        self.tally.out_of_order = self.verifier.out_of_order;
+        self.tally.duplicated = self.verifier.duplicated + self.guests.duplicated;
+        self.tally.out_of_order = self.verifier.out_of_order + self.guests.out_of_order;
+        (self.tally.comings.received, self.tally.comings.lost) = (self.guests.received, self.guests.missing);
         self.tally
     }
 
     fn turn(&mut self) {
         self.now_us = self.control.now_us();
         self.begin_load();
+        self.begin_interval(self.now_us);
+        self.come_and_go();
         self.begin_connections();
         self.expire_connections();
         self.send_pings();
+        self.send_rounds();
         self.send_due();
         self.flush_dirty();
         self.publish_progress();
@@ -164,60 +159,22 @@ impl Worker {
         if let Some(load) = self.load {
             let (first, stride) = (self.number as u64, self.plan.workers as u64);
             self.schedule = Schedule::new(load.rate, load.start_us, load.end_us, first, stride);
+            self.churn.schedule =
+                Schedule::new(self.plan.churn_rate, load.start_us, load.end_us, first, stride);
         }
     }
 
-    fn begin_connections(&mut self) {
-        while self.connecting.next < self.connections.len()
-            && self.connecting.in_flight < self.connecting.limit
-        {
-            let now = self.now_us;
-            if self.connecting.schedule.as_mut().is_some_and(|schedule| schedule.take_due(now).is_none()) {
-                break;
-            }
-            let index = self.connecting.next;
-            self.connecting.next += 1;
-            self.connecting.in_flight += 1;
-            let deadline = now + self.plan.connect_timeout.as_micros() as u64;
-            self.connecting.deadlines.push_back((deadline, index));
-            if let Err(error) = self.begin_connection(index) {
-                self.end(index, &format!("cannot connect: {error}"));
-            }
-        }
-    }
-
-    fn begin_connection(&mut self, index: usize) -> Result<(), Errno> {
-        let number = self.first + index;
-        let target = &self.plan.targets[self.plan.layout.server_of(number)];
-        let source = self.plan.sources.of(number / self.plan.targets.len());
-        let connection = &mut self.connections[index];
-        let room = self.plan.join.then(|| self.plan.rooms[connection.room as usize].as_str());
-        let path = match (self.plan.join_by_url, room) {
-            (true, Some(room)) => with_query(&target.path, &format!("join={room}")),
-            _ => self.dialect.request_target(&target.path, room),
+    /// Hands over the interval that is over at `now_us`, if it is, and begins the next.
+    fn begin_interval(&mut self, now_us: u64) {
+        let start_us = match now_us {
+            u64::MAX => u64::MAX,
+            _ => self.control.interval_start(now_us, self.plan.interval_us),
         };
-        let token = self.plan.credentials.token(number);
-        let (handshake, request) = Handshake::start(target, &path, token.as_deref(), self.plan.deflate);
-        connection.state = State::Connecting(handshake, request);
-        connection.connect(target.address, source)?;
-        let socket = connection.socket().expect("connect made a socket");
-        epoll::add(&self.epoll, socket, EventData::new_u64(index as u64), EventFlags::OUT)
-    }
-
-    fn expire_connections(&mut self) {
-        while let Some(&(deadline, index)) = self.connecting.deadlines.front() {
-            let doing = match self.connections[index].state {
-                State::Ready | State::Closed => {
-                    self.connecting.deadlines.pop_front();
-                    continue;
-                }
-                _ if deadline > self.now_us => return,
-                State::Unstarted | State::Connecting(..) => "connecting",
-                State::Upgrading(_) => "waiting for the upgrade",
-                State::Greeting => "waiting for the first message",
-                State::Joining => "joining a room",
-            };
-            self.end(index, &format!("timed out {doing}"));
+        if start_us != self.interval.start_us {
+            let over = std::mem::replace(&mut self.interval, Interval::new(start_us));
+            if !over.is_empty() {
+                self.control.progress(self.number).finish(over);
+            }
         }
     }
 
@@ -237,6 +194,13 @@ impl Worker {
         let progress = self.control.progress(self.number);
         let outstanding = self.tally.expected - self.verifier.received as i64 + self.tally.acks_awaited;
         progress.outstanding.store(outstanding, Ordering::Release);
+        progress.away.store(self.churn.away, Ordering::Release);
+        if self.plan.layout.room_size <= PRESENCE_MEMBERS {
+            let comings = &self.tally.comings;
+            let untold = comings.presence_expected as i64 - comings.presence_received as i64;
+            progress.untold.store(untold, Ordering::Release);
+        }
+        progress.missing.store(self.verifier.missing + self.guests.missing, Ordering::Release);
         let done = self.load.is_some() && self.schedule.next_due().is_none();
         progress.sending_done.store(done, Ordering::Release);
     }
@@ -260,11 +224,11 @@ impl Worker {
     }
 
     fn next_wake_us(&self) -> u64 {
-        let may_connect = self.connecting.next < self.connections.len()
-            && self.connecting.in_flight < self.connecting.limit;
-        let connect = self.connecting.schedule.as_ref().filter(|_| may_connect).and_then(Schedule::next_due);
         let latest = self.now_us + LONGEST_WAIT_US;
-        [connect, self.schedule.next_due()].into_iter().flatten().fold(latest, u64::min)
+        [self.connecting.next_due(), self.schedule.next_due(), self.churn.schedule.next_due()]
+            .into_iter()
+            .flatten()
+            .fold(latest, u64::min)
     }
 
     fn read_ready(&mut self, wait_us: u64) {
@@ -291,43 +255,6 @@ impl Worker {
             }
             // A pass over many connections takes long; what falls due meanwhile goes out on time.
             self.send_due();
-        }
-    }
-
-    fn finish_connecting(&mut self, index: usize) {
-        let connection = &mut self.connections[index];
-        if let Err(error) = connection.connected() {
-            self.end(index, &format!("cannot connect: {error}"));
-            return;
-        }
-        let State::Connecting(handshake, request) = std::mem::replace(&mut connection.state, State::Closed)
-        else {
-            unreachable!("only called while connecting");
-        };
-        connection.state = State::Upgrading(handshake);
-        connection.queue_bytes(request.as_bytes());
-        connection.watches_write = true;
-        self.flush(index);
-    }
-
-    /// Ends a connection and counts it, unless the run is over and connections are meant to end.
-    fn end(&mut self, index: usize, reason: &str) {
-        let room = self.connections[index].room as usize;
-        let progress = self.control.progress(self.number);
-        match self.connections[index].end() {
-            State::Closed => {}
-            State::Ready => {
-                self.control.open_members(room).fetch_sub(1, Ordering::AcqRel);
-                progress.open.fetch_sub(1, Ordering::AcqRel);
-                if !self.stopping {
-                    self.tally.closed.add(reason);
-                }
-            }
-            _ => {
-                self.connecting.in_flight -= 1;
-                progress.failed.fetch_add(1, Ordering::AcqRel);
-                self.tally.connect_failures.add(reason);
-            }
         }
     }
 

@@ -29,6 +29,9 @@ pub enum CertificateError {
     /// Certificate and key do not go together, or are of a kind that cannot be used.
     #[error("TLS_CERT_FILE and TLS_KEY_FILE: {0}; the key must be that of the first certificate")]
     Together(rustls::Error),
+    /// Nobody's word can be taken for the other end of a connection.
+    #[error("the system has no certificates of authorities: set {0}")]
+    NoAuthorities(&'static str),
     /// No randomness for session tickets.
     #[error("TLS cannot be set up: {0}")]
     Setup(rustls::Error),
@@ -36,7 +39,6 @@ pub enum CertificateError {
 
 /// What new connections begin TLS with. All shards share it; they look at it once per connection.
 pub struct TlsAcceptor {
-    files: TlsSettings,
     current: RwLock<Arc<ServerConfig>>,
 }
 
@@ -46,17 +48,16 @@ impl TlsAcceptor {
     /// # Errors
     /// When they cannot be used.
     pub fn new(files: TlsSettings) -> Result<Self, CertificateError> {
-        let current = RwLock::new(load(&files)?);
-        Ok(Self { files, current })
+        Ok(Self { current: RwLock::new(load(&files)?) })
     }
 
-    /// Reads the files again. Connections that exist keep what they began with; new ones get the new
+    /// Reads the files again, or others. Connections that exist keep what they began with; new ones get the new
     /// certificate, also those that would have resumed a session from before.
     ///
     /// # Errors
     /// When the files cannot be used: the certificate from before stays.
-    pub fn reload(&self) -> Result<(), CertificateError> {
-        let new = load(&self.files)?;
+    pub fn reload(&self, files: TlsSettings) -> Result<(), CertificateError> {
+        let new = load(&files)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
@@ -97,6 +98,22 @@ pub fn certificates(
     let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(wrong)?.collect();
     let found = found.map_err(wrong)?;
     if found.is_empty() { Err(wrong(pem::Error::NoItemsFound)) } else { Ok(found) }
+}
+
+/// The authorities that another's certificate is checked against: those in the `file` that `setting` names, or those
+/// of the system.
+///
+/// # Errors
+/// When there is none.
+pub fn authorities(
+    setting: &'static str,
+    file: Option<&Path>,
+) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    if let Some(file) = file {
+        return certificates(setting, file);
+    }
+    let found = rustls_native_certs::load_native_certs().certs;
+    if found.is_empty() { Err(CertificateError::NoAuthorities(setting)) } else { Ok(found) }
 }
 
 /// The private key in the file that `setting` names.

@@ -17,11 +17,22 @@ pub fn respond(request: &Request<'_>, instance: &Instance, uptime_ms: u64) -> St
     if separate && request.path == "/metrics" {
         return refuse(&Refusal::new("404 Not Found", "this is served on ADMIN_PORT"));
     }
-    respond_on_any(request, instance, uptime_ms)
+    respond_with(request, instance, uptime_ms, !separate)
 }
 
 /// As [`respond`], on the separate port, which serves everything.
 pub fn respond_on_any(request: &Request<'_>, instance: &Instance, uptime_ms: u64) -> String {
+    respond_with(request, instance, uptime_ms, true)
+}
+
+/// `response` with one more header line.
+pub fn with_header(response: &str, name: &str, value: &str) -> String {
+    let (status, rest) = response.split_once("\r\n").unwrap_or((response, ""));
+    format!("{status}\r\n{name}: {value}\r\n{rest}")
+}
+
+/// `names_rooms`: whether whoever asks may see names of rooms.
+fn respond_with(request: &Request<'_>, instance: &Instance, uptime_ms: u64, names_rooms: bool) -> String {
     let uptime = uptime_ms / 1000;
     if !matches!(request.method, "GET" | "HEAD") {
         let reason = "this address answers GET";
@@ -31,9 +42,9 @@ pub fn respond_on_any(request: &Request<'_>, instance: &Instance, uptime_ms: u64
     let (status, kind, body) = match request.path {
         "/health" => health(instance, uptime_ms),
         "/ready" => ready(instance),
-        "/stats" => ("200 OK", JSON, stats(instance, uptime)),
+        "/stats" => ("200 OK", JSON, stats(instance, uptime, names_rooms)),
         "/metrics" => {
-            ("200 OK", "text/plain; version=0.0.4; charset=utf-8", metrics::exposition(instance, uptime))
+            ("200 OK", "text/plain; version=0.0.4; charset=utf-8", metrics::exposition(instance, uptime_ms))
         }
         "/" if instance.settings.console => ("200 OK", "text/html; charset=utf-8", CONSOLE.to_owned()),
         _ => {
@@ -51,6 +62,14 @@ pub fn respond_on_any(request: &Request<'_>, instance: &Instance, uptime_ms: u64
 pub fn refuse(refusal: &Refusal) -> String {
     let body = json!({ "error": refusal.reason }).to_string();
     response(refusal.status, JSON, refusal.header, (body.len(), body))
+}
+
+/// The complete answer to a client that another instance is to take.
+pub fn redirect(request: &Request<'_>, to: &str) -> String {
+    let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
+    let location = format!("Location: {to}{}{query}\r\n", request.path);
+    let body = json!({ "error": "this instance is overloaded: another one takes this client" }).to_string();
+    response("307 Temporary Redirect", JSON, &location, (body.len(), body))
 }
 
 fn response(status: &str, kind: &str, header: &str, (length, body): (usize, String)) -> String {
@@ -84,17 +103,19 @@ fn health(instance: &Instance, uptime_ms: u64) -> (&'static str, &'static str, S
 }
 
 fn ready(instance: &Instance) -> (&'static str, &'static str, String) {
-    let full = instance.connections() >= u64::from(instance.settings.ws_max_connections);
+    let full = instance.connections() >= u64::from(instance.live().ws_max_connections);
     let reason = match instance.phase() {
         Phase::Starting => "starting",
         Phase::Draining => "draining",
         Phase::Serving if full => "full",
+        Phase::Serving if instance.is_refused_by_redis() => "refused by Redis",
+        Phase::Serving if instance.is_overloaded() => "overloaded",
         Phase::Serving => return ("200 OK", JSON, json!({ "ready": true }).to_string()),
     };
     ("503 Service Unavailable", JSON, json!({ "ready": false, "reason": reason }).to_string())
 }
 
-fn stats(instance: &Instance, uptime: u64) -> String {
+fn stats(instance: &Instance, uptime: u64, names_rooms: bool) -> String {
     let (used, total) = metrics::memory();
     let shards: Vec<_> = instance
         .shards
@@ -108,7 +129,7 @@ fn stats(instance: &Instance, uptime: u64) -> String {
             })
         })
         .collect();
-    json!({
+    let mut stats = json!({
         "instanceId": instance.id.as_str(),
         "connections": instance.connections(),
         "rooms": instance.rooms(),
@@ -116,6 +137,16 @@ fn stats(instance: &Instance, uptime: u64) -> String {
         "memory": { "used": used, "total": total },
         "uptime": uptime,
         "shards": shards,
-    })
-    .to_string()
+    });
+    if names_rooms {
+        let rooms = instance.busiest_rooms().into_iter().map(|busy| {
+            json!({
+                "roomId": busy.room.as_str(),
+                "connections": busy.connections,
+                "deliveriesPerSecond": (busy.per_second * 10.0).round() / 10.0,
+            })
+        });
+        stats["topRooms"] = rooms.collect();
+    }
+    stats.to_string()
 }

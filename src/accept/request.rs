@@ -89,6 +89,10 @@ pub(super) fn percent_decode(text: &str) -> Option<String> {
     while let Some((byte, tail)) = rest.split_first() {
         if *byte == b'%' {
             let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
+            // A sign is no digit, though numbers may have one.
+            if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+                return None;
+            }
             bytes.push(u8::from_str_radix(digits, 16).ok()?);
             rest = &tail[2..];
         } else {
@@ -185,7 +189,7 @@ mod tests {
 
     #[test]
     fn broken_percent_encoding_is_no_value() {
-        for query in ["token=%", "token=%4", "token=%zz", "token=%ff"] {
+        for query in ["token=%", "token=%4", "token=%zz", "token=%+f", "token=%ff"] {
             let bytes = format!("GET /?{query} HTTP/1.1\r\n\r\n");
             assert_eq!(request(bytes.as_bytes()).query_parameter("token"), None, "{query}");
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -10,12 +11,19 @@ use super::remote::{Heard, Remote};
 use super::report::{Gathered, combine, instance_facts};
 use crate::accept::api::Answer;
 use crate::ban::Bans;
-use crate::instance::Instance;
+use crate::instance::{Instance, Phase};
 use crate::shard::envelope::{ControlMessage, Envelope, Order, PortRequest, Question, ReplyTo};
 use crate::shard::outlet::Outlet;
+use crate::steering::{Steering, judge};
 
 /// Longest wait for the shards and the other instances; what has not come by then is left out.
 const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Milliseconds between two looks at how much the shards work.
+const MEASURE_MS: u64 = 1000;
+
+/// Weight of the newest look: a burst of a second is no reason to send clients elsewhere, one of five is.
+const NEWEST: f64 = 0.4;
 
 /// The time, as the control thread needs it.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +69,8 @@ pub struct Control {
     remote: Option<Remote>,
     stalled: HashSet<usize>,
     drains: bool,
+    /// When the shards' work was last measured, and what they had worked until then.
+    measured: (u64, u64),
 }
 
 impl Control {
@@ -75,6 +85,7 @@ impl Control {
             remote,
             stalled: HashSet::new(),
             drains: false,
+            measured: (0, 0),
         }
     }
 
@@ -304,6 +315,47 @@ impl Control {
             tracing::warn!(shard, "the shard goes on");
         }
         self.stalled = stalled;
+        self.measure(time.since_start_ms);
+        self.steer();
+    }
+
+    /// Looks at how much the shards work.
+    fn measure(&mut self, now_ms: u64) {
+        let (last_ms, last_busy) = self.measured;
+        let passed_us = now_ms.saturating_sub(last_ms) * 1000 * self.instance.shards.len() as u64;
+        if now_ms < last_ms + MEASURE_MS {
+            return;
+        }
+        let busy: u64 = self.instance.shards.iter().map(|cells| cells.busy_us.get()).sum();
+        let worked = (busy.saturating_sub(last_busy) as f64 / passed_us as f64).min(1.0);
+        let before = f64::from(self.instance.busy_percent.load(SeqCst));
+        let smooth = before + (worked * 100.0 - before) * NEWEST;
+        self.instance.busy_percent.store(smooth.round() as u8, SeqCst);
+        self.measured = (now_ms, busy);
+    }
+
+    /// Decides where new clients go.
+    fn steer(&mut self) {
+        let others = self.instance.uplink.as_ref().filter(|_| !self.instance.is_degraded());
+        let steering = match others {
+            Some(cells) if self.instance.phase() == Phase::Serving => {
+                judge(&self.instance.load(), &cells.others.load(), self.instance.live().overload)
+            }
+            _ => Steering::Welcome,
+        };
+        let before = self.instance.steering.swap(Arc::new(steering.clone()));
+        if (*before == Steering::Welcome) != (steering == Steering::Welcome) {
+            self.instance.announce();
+        }
+        match (*before == Steering::Welcome, steering == Steering::Welcome) {
+            (true, false) => {
+                let load = self.instance.load();
+                let (connections, busy) = (load.connections, load.busy);
+                tracing::warn!(connections, busy, "overloaded: new clients are sent to other instances");
+            }
+            (false, true) => tracing::info!("new clients are welcome again"),
+            _ => {}
+        }
     }
 }
 
@@ -314,7 +366,6 @@ mod tests {
     use super::*;
     use crate::config::Settings;
     use crate::identity::{ShardId, UserId};
-    use crate::instance::Phase;
     use crate::shard::envelope::Part;
     use crate::shard::outlet::Waker;
 

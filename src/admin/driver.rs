@@ -13,6 +13,8 @@ use super::control::{Control, Time};
 use super::remote::Remote;
 use crate::config::RedisSettings;
 use crate::instance::Instance;
+use crate::logging;
+use crate::metrics::process;
 use crate::shard::envelope::{ControlMessage, Envelope};
 use crate::shard::outlet::{Outlet, Waker};
 use crate::uplink::link::{Handshake, Link, LinkError};
@@ -20,6 +22,9 @@ use crate::uplink::socket::{self, Connector, Socket};
 
 /// Between two looks at the shards, and at what is late.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Milliseconds between two looks at what the process uses, and at the log lines that were left out.
+const LOOK_MS: u64 = 5000;
 
 /// Wait before a full queue is tried again.
 const RETRY: Duration = Duration::from_millis(1);
@@ -70,6 +75,8 @@ pub fn start(instance: &Arc<Instance>, ports: Ports, started: Instant) -> std::i
         waker: ports.waker,
         stop: stop.clone(),
         started,
+        instance: instance.clone(),
+        next_look_ms: 0,
         told: false,
     };
     let thread = std::thread::Builder::new().name("tf-control".to_owned()).spawn(move || thread.run())?;
@@ -97,6 +104,9 @@ struct ControlThread {
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
     started: Instant,
+    instance: Arc<Instance>,
+    /// When the process is looked at next.
+    next_look_ms: u64,
     /// Whether a lost connection has been logged since it was last good.
     told: bool,
 }
@@ -119,7 +129,13 @@ impl ControlThread {
                     remote.lost(Instant::now());
                 }
             }
-            self.control.tick(self.time());
+            let time = self.time();
+            self.control.tick(time);
+            if time.since_start_ms >= self.next_look_ms {
+                self.next_look_ms = time.since_start_ms + LOOK_MS;
+                self.instance.control.open_descriptors.set(process::open_descriptors());
+                logging::tell_left_out();
+            }
             let waits = self.control.flush();
             if self.control.drains() && !self.stop.load(SeqCst) {
                 self.drain(&mut stream);

@@ -18,7 +18,7 @@ pub fn instance_facts(instance: &Instance, uptime: u64) -> Value {
         Phase::Serving => "serving",
         Phase::Draining => "draining",
     };
-    json!({
+    let mut facts = json!({
         "instanceId": instance.id.as_str(),
         "status": status,
         "connections": instance.connections(),
@@ -26,7 +26,9 @@ pub fn instance_facts(instance: &Instance, uptime: u64) -> Value {
         "shards": instance.shards.len(),
         "uptime": uptime,
         "version": env!("CARGO_PKG_VERSION"),
-    })
+    });
+    instance.load().add_to(&mut facts);
+    facts
 }
 
 /// What the shards of one instance have answered so far.

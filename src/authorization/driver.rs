@@ -4,11 +4,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use rustls::crypto::ring;
 use ureq::Agent;
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 use super::breaker::Breaker;
 use super::cache::Cache;
 use super::{Question, Verdict, answer};
+use crate::accept::certificate::{CertificateError, authorities};
 use crate::config::AuthorizationSettings;
 use crate::limits;
 use crate::metrics::AuthorizationCells;
@@ -43,6 +46,9 @@ struct Asker {
 /// Starts the threads, which end when the last sender of questions has gone. `shards` has one entry per shard,
 /// `started` is the zero of [`Question::asked_ms`].
 ///
+/// # Errors
+/// When the authorities cannot be read that the application's certificate is checked against.
+///
 /// # Panics
 /// When no thread can be started.
 pub fn start(
@@ -50,8 +56,9 @@ pub fn start(
     cells: Arc<AuthorizationCells>,
     shards: Vec<Answers>,
     started: Instant,
-) -> Sender<Question> {
+) -> Result<Sender<Question>, CertificateError> {
     let (ask, questions) = bounded(limits::AUTHORIZE_QUEUE);
+    let tls = tls(settings)?;
     // A redirect or a proxy from the environment would send users' names where nobody has configured it.
     let agent = Agent::config_builder()
         .timeout_global(Some(settings.timeout))
@@ -59,6 +66,7 @@ pub fn start(
         .max_redirects_will_error(false)
         .http_status_as_error(false)
         .proxy(None)
+        .tls_config(tls)
         .max_idle_connections_per_host(settings.concurrency)
         .user_agent(concat!("tableforge/", env!("CARGO_PKG_VERSION")))
         .build()
@@ -84,7 +92,22 @@ pub fn start(
             .spawn(move || asker.run(&questions))
             .expect("the process may have a few more threads");
     }
-    ask
+    Ok(ask)
+}
+
+/// What calls to an https:// address begin with.
+fn tls(settings: &AuthorizationSettings) -> Result<TlsConfig, CertificateError> {
+    if !settings.url.starts_with("https://") {
+        return Ok(TlsConfig::default());
+    }
+    let authorities = authorities("AUTHORIZE_CA_FILE", settings.ca_file.as_deref())?;
+    let roots: Vec<_> =
+        authorities.iter().map(|authority| Certificate::from_der(authority).to_owned()).collect();
+    Ok(TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        .root_certs(RootCerts::new_with_certs(&roots))
+        .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+        .build())
 }
 
 impl Asker {

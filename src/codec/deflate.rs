@@ -38,6 +38,11 @@ impl Deflater {
         Self { from, stream: None, output: Vec::new() }
     }
 
+    /// From now on it takes payloads of `from` bytes and more.
+    pub fn adopt(&mut self, from: usize) {
+        self.from = from;
+    }
+
     /// Whether a payload of so many bytes is to be compressed.
     pub(super) fn takes(&self, bytes: usize) -> bool {
         bytes >= self.from

@@ -240,8 +240,8 @@ impl<'a> Fields<'_, 'a> {
         if RoomId::is_valid(room) {
             return Ok(room);
         }
-        let rule = "roomId is not valid: use 1 to 128 bytes of A-Z a-z 0-9 _ . : -";
-        Err((ErrorCode::InvalidRoom, rule.into()))
+        let rule = "use 1 to 128 bytes of A-Z a-z 0-9 _ . : -";
+        Err((ErrorCode::InvalidRoom, format!("roomId {} is not valid: {rule}", document::quote(room)).into()))
     }
 
     fn target(&self) -> Result<&'a str, Problem> {

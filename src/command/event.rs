@@ -255,6 +255,14 @@ pub fn numbered(event: &str, offset: u64) -> Bytes {
     writer.finish()
 }
 
+/// The `timestamp` of an event that this module made, in milliseconds since 1970; nothing if it has none.
+pub fn timestamp(event: &str) -> Option<u64> {
+    // Nothing before it is the application's, and a quote within a name is escaped.
+    let (_, rest) = event.split_once(",\"timestamp\":")?;
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    rest[..digits].parse().ok()
+}
+
 /// A message to a user.
 pub fn user_message(sender: &str, timestamp_ms: u64, message_id: Option<&str>, data: &str) -> Bytes {
     let capacity = MESSAGE_OVERHEAD + sender.len() + message_id.map_or(0, str::len) + data.len();

@@ -38,7 +38,7 @@ fn hash_of(key: &str) -> Option<[u8; 32]> {
     let Some(digits) = key.strip_prefix(HASHED) else {
         return (!key.is_empty()).then(|| Sha256::digest(key).into());
     };
-    if digits.len() != 64 || !digits.is_ascii() {
+    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
     let mut hash = [0; 32];

@@ -22,8 +22,10 @@ pub struct KeySettings {
 /// The application's answer to "may this user join this room?": where to ask and how long it holds.
 #[derive(Clone, Debug)]
 pub struct AuthorizationSettings {
-    /// Where questions are posted; `http://`.
+    /// Where questions are posted; `http://` or `https://`.
     pub url: String,
+    /// The authorities that its certificate is checked against; without it those of the system. Only with `https://`.
+    pub ca_file: Option<PathBuf>,
     /// What the application knows the server by, sent as a bearer token.
     pub secret: Option<String>,
     /// Time for one answer, connecting included.
@@ -42,6 +44,7 @@ impl Default for AuthorizationSettings {
         let zero = Duration::ZERO;
         Self {
             url: String::new(),
+            ca_file: None,
             secret: None,
             timeout: zero,
             cache_ttl: zero,
@@ -58,9 +61,27 @@ impl KeySettings {
     }
 }
 
-/// The address of an endpoint that questions can be posted to: `http://host:port/path`.
+impl AuthorizationSettings {
+    /// Checks that the file with authorities is used.
+    ///
+    /// # Errors
+    /// One line that names the setting and what would be right.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.ca_file.is_some() && !self.url.starts_with(HTTPS) {
+            return Err(
+                "AUTHORIZE_CA_FILE is set without an https:// AUTHORIZE_URL: nothing would be encrypted"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
+}
+
+const HTTPS: &str = "https://";
+
+/// The address of an endpoint that questions can be posted to: `http://host:port/path`, or with `https`.
 pub(super) fn endpoint(value: &str) -> Option<String> {
-    let rest = value.strip_prefix("http://")?;
+    let rest = value.strip_prefix("http://").or_else(|| value.strip_prefix(HTTPS))?;
     let host = rest.split(['/', '?']).next().unwrap_or_default();
     let fits = !host.is_empty() && !host.contains('@') && !rest.contains('#');
     (fits && rest.bytes().all(|byte| byte.is_ascii_graphic())).then(|| value.into())
@@ -99,12 +120,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_a_plain_http_address_without_credentials() {
-        for right in ["http://app", "http://app:8080", "http://127.0.0.1:1/allow?server=1"] {
+    fn an_endpoint_is_an_http_address_without_credentials() {
+        for right in ["http://app", "http://app:8080", "http://127.0.0.1:1/allow?server=1", "https://app/x"] {
             assert_eq!(endpoint(right).as_deref(), Some(right));
         }
         for wrong in [
-            "https://app",
+            "https://",
+            "ftp://app",
             "app:8080",
             "http://",
             "http:///path",

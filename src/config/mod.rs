@@ -7,13 +7,16 @@ mod history;
 mod input;
 mod quotas;
 mod redis;
+pub mod reload;
 pub mod setting;
 pub mod sources;
 mod tls;
+mod tracing;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::administration::{AdministrationSettings, ApiKeys};
@@ -26,6 +29,7 @@ pub use self::redis::RedisSettings;
 use self::setting::{Group, SettingError, Source};
 use self::sources::Given;
 pub use self::tls::TlsSettings;
+pub use self::tracing::TraceSettings;
 use crate::identity::InstanceId;
 use crate::limits;
 use crate::permission::RoomRights;
@@ -82,6 +86,10 @@ pub struct Settings {
     pub compression_threshold: usize,
     /// Longest time that draining takes.
     pub drain_timeout: Duration,
+    /// From when on new clients are sent to other instances.
+    pub overload: OverloadSettings,
+    /// Where clients reach this very instance, without a path.
+    pub advertise_url: Option<Arc<str>>,
     /// Whether clients must authenticate.
     pub auth_required: bool,
     /// The HMAC secret that tokens are verified with; [`limits::JWT_SECRET_BYTES`] or more. When
@@ -107,6 +115,10 @@ pub struct Settings {
     pub log_level: String,
     /// Form of a log line.
     pub log_format: LogFormat,
+    /// Lines of one kind within ten seconds; 0 for no limit.
+    pub log_repeats: u64,
+    /// What is traced, and where to.
+    pub traces: TraceSettings,
     /// What a connection, a user, an address, a room and the cluster may use.
     pub limits: LimitSettings,
     /// What messages and names have to look like.
@@ -119,6 +131,15 @@ pub struct Settings {
     pub administration: AdministrationSettings,
     /// Redis, if there is a cluster.
     pub redis: Option<RedisSettings>,
+}
+
+/// From when on an instance sends new clients to others, in percent; 0 for never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OverloadSettings {
+    /// Of `ws_max_connections`.
+    pub connections_percent: u8,
+    /// Of its shards' time.
+    pub busy_percent: u8,
 }
 
 /// Form of a log line.
@@ -256,6 +277,8 @@ impl Draft {
             compression: false,
             compression_threshold: 0,
             drain_timeout: zero,
+            overload: OverloadSettings::default(),
+            advertise_url: None,
             auth_required: true,
             jwt_secret: None,
             keys: KeySettings::none(),
@@ -268,6 +291,8 @@ impl Draft {
             console: false,
             log_level: String::new(),
             log_format: LogFormat::Json,
+            log_repeats: 0,
+            traces: TraceSettings::none(),
             limits: LimitSettings::none(),
             input: InputSettings::default(),
             history: HistorySettings::none(),
@@ -316,6 +341,7 @@ impl Draft {
             ));
         }
         authentication::check(&settings).map_err(SettingError::Together)?;
+        authorization.check().map_err(SettingError::Together)?;
         if settings.outbox_bytes < 2 * settings.max_message_bytes {
             return wrong(format!(
                 "OUTBOX_BYTES: {} is too little for messages of {} bytes (MAX_MESSAGE_BYTES); allowed: {} or more",
@@ -348,6 +374,7 @@ impl Draft {
                 ));
             }
         }
+        redis.connections_per_user = settings.limits.max_connections_per_user;
         settings.redis = (!redis.host.is_empty()).then_some(redis);
         settings.authorization = (!authorization.url.is_empty()).then_some(authorization);
         Ok(settings)

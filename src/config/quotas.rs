@@ -20,7 +20,7 @@ pub struct LimitSettings {
     pub room_message_rate: u32,
     /// Messages per second that the clients of all instances send to others.
     pub global_message_rate: u32,
-    /// Connections of one user to this instance.
+    /// Connections of one user to all instances together.
     pub max_connections_per_user: u32,
     /// Connections from one address to this instance.
     pub max_connections_per_address: u32,

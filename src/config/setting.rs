@@ -40,11 +40,13 @@ pub enum Group {
     Administration,
     /// What is logged, and how.
     Logging,
+    /// What is traced, and where to.
+    Tracing,
 }
 
 impl Group {
     /// All groups, in the order in which they are listed.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Server,
         Self::Authentication,
         Self::Limits,
@@ -53,6 +55,7 @@ impl Group {
         Self::Redis,
         Self::Administration,
         Self::Logging,
+        Self::Tracing,
     ];
 
     /// The heading's text.
@@ -66,6 +69,7 @@ impl Group {
             Self::Redis => "Redis",
             Self::Administration => "Administration",
             Self::Logging => "Logging",
+            Self::Tracing => "Traces",
         }
     }
 }

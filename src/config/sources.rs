@@ -99,28 +99,37 @@ impl<const DEV: bool> clap::FromArgMatches for SettingArgs<DEV> {
 }
 
 impl<const DEV: bool> SettingArgs<DEV> {
+    /// The command that takes these arguments.
+    pub const MODE: Mode = if DEV { Mode::Dev } else { Mode::Serve };
+
     /// Reads the file, if one is named, and checks all values.
     ///
     /// # Errors
     /// When the file cannot be read, a value is not allowed, or values do not go together.
-    pub fn load(self) -> Result<Checked, SettingError> {
+    pub fn load(&self) -> Result<Checked, SettingError> {
+        Settings::from_given(Self::MODE, &self.read()?)
+    }
+
+    /// Reads the file, if one is named: all values, not checked yet. Where there are two of a setting, the first counts.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a value is not text.
+    pub fn read(&self) -> Result<Vec<Given>, SettingError> {
         let mut given = Vec::new();
-        for (setting, value, source) in self.values {
-            let value = value.into_string().map_err(|_| {
+        for (setting, value, source) in &self.values {
+            let value = value.to_str().ok_or_else(|| {
                 SettingError::Together(format!("{}: the value is not valid UTF-8", setting.name))
             })?;
-            given.push(Given { setting, value, source });
+            given.push(Given { setting, value: value.to_owned(), source: source.clone() });
         }
-        if let Some(path) = self.config {
-            let text = std::fs::read_to_string(&path).map_err(|error| SettingError::File {
+        if let Some(path) = &self.config {
+            let text = std::fs::read_to_string(path).map_err(|error| SettingError::File {
                 path: path.display().to_string(),
                 reason: format!("cannot read the settings: {error}"),
             })?;
-            let from_file = parse_file(&path, &text)?;
-            given.extend(from_file);
+            given.extend(parse_file(path, &text)?);
         }
-        // The first value of a setting counts, and the file's come last.
-        Settings::from_given(if DEV { Mode::Dev } else { Mode::Serve }, &given)
+        Ok(given)
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Slice {
     pub size_changed: bool,
     /// Messages that members here were sent, one for each receiver.
     deliveries: Cell<u64>,
+    /// How many of them had been sent when [`Slice::take_recent`] was last called.
+    looked_at: Cell<u64>,
 }
 
 impl Slice {
@@ -40,6 +42,12 @@ impl Slice {
     /// Messages that members here were sent, one for each receiver.
     pub fn deliveries(&self) -> u64 {
         self.deliveries.get()
+    }
+
+    /// Those of them that were sent since the last call.
+    pub fn take_recent(&self) -> u64 {
+        let all = self.deliveries.get();
+        all.wrapping_sub(self.looked_at.replace(all))
     }
 }
 
@@ -122,6 +130,7 @@ impl Directory {
             member_count: 0,
             size_changed: false,
             deliveries: Cell::new(0),
+            looked_at: Cell::new(0),
         };
         let number = self.free.pop().unwrap_or_else(|| {
             self.slices.push(None);
@@ -165,6 +174,16 @@ impl Directory {
             slice.is_some_and(|slice| std::mem::take(&mut slice.size_changed))
         });
         resized
+    }
+
+    /// One more than the largest number that a slice may have.
+    pub fn capacity(&self) -> usize {
+        self.slices.len()
+    }
+
+    /// The slice with that number, if there is one.
+    pub fn get(&self, number: usize) -> Option<&Slice> {
+        self.slices.get(number)?.as_ref()
     }
 
     /// Every slice's number.

@@ -129,6 +129,13 @@ impl History {
         self.trim(now_ms, bounds);
     }
 
+    /// Forgets the oldest message.
+    pub fn forget_oldest(&mut self) {
+        if let Some(oldest) = self.entries.pop_front() {
+            self.bytes -= oldest.frame.len();
+        }
+    }
+
     /// Forgets what is beyond the bounds.
     pub fn trim(&mut self, now_ms: u64, bounds: &Bounds) {
         while let Some(oldest) = self.entries.front() {
@@ -136,8 +143,7 @@ impl History {
             if !expired && self.entries.len() <= bounds.size && self.bytes <= bounds.bytes {
                 break;
             }
-            self.bytes -= oldest.frame.len();
-            self.entries.pop_front();
+            self.forget_oldest();
         }
     }
 

@@ -6,4 +6,6 @@ pub mod history;
 pub mod presence;
 pub mod repetitions;
 pub mod route;
+pub mod traffic;
 pub mod users;
+pub mod weights;

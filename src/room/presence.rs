@@ -23,9 +23,9 @@ pub struct Member {
     pub socket: Arc<str>,
 }
 
-/// Connections of one user in a room: hardly ever more than one.
+/// Connections of one user, or of one user in a room: hardly ever more than one.
 #[derive(Debug)]
-enum Connections {
+pub(super) enum Connections {
     One(ConnectionId),
     // Boxed, because there is one of these per member.
     #[allow(clippy::box_collection, reason = "a list here would double the size of all the others")]
@@ -33,7 +33,7 @@ enum Connections {
 }
 
 impl Connections {
-    fn as_slice(&self) -> &[ConnectionId] {
+    pub(super) fn as_slice(&self) -> &[ConnectionId] {
         match self {
             Self::One(connection) => std::slice::from_ref(connection),
             Self::Many(connections) => connections,
@@ -41,15 +41,15 @@ impl Connections {
     }
 
     /// Adds one that is not there.
-    fn add(&mut self, connection: ConnectionId) {
+    pub(super) fn add(&mut self, connection: ConnectionId) {
         match self {
             Self::One(other) => *self = Self::Many(Box::new(vec![*other, connection])),
             Self::Many(connections) => connections.push(connection),
         }
     }
 
-    /// Takes one out; returns whether it was the last.
-    fn remove(&mut self, connection: ConnectionId) -> bool {
+    /// Takes out one that is there; returns whether it was the last.
+    pub(super) fn remove(&mut self, connection: ConnectionId) -> bool {
         match self {
             Self::One(_) => return true,
             Self::Many(connections) => connections.retain(|other| *other != connection),
@@ -92,6 +92,7 @@ pub struct Home {
     boot: u32,
     /// Connections per shard, for the shards that have any.
     shards: SmallVec<[(ShardId, u32); 1]>,
+    told_alone: bool,
 }
 
 impl Home {
@@ -103,6 +104,16 @@ impl Home {
     /// Those users.
     pub fn members(&self) -> impl Iterator<Item = Member> + '_ {
         self.users.iter().map(|present| present.member(self.boot))
+    }
+
+    /// Someone has been told who is in the room, or of a join or leave, as far as this instance knows.
+    pub fn mark_told_alone(&mut self) {
+        self.told_alone = true;
+    }
+
+    /// Whether that has happened since the last call.
+    pub fn take_told_alone(&mut self) -> bool {
+        std::mem::take(&mut self.told_alone)
     }
 
     /// Notes whether the other instances know of the user, or are about to.

@@ -7,9 +7,13 @@ use hashbrown::HashMap;
 
 use crate::limits::{REPETITION_MS, REPETITIONS};
 
+/// Bytes that a remembered `messageId` takes besides its text: two places for it, its offset, its time, its length.
+const ENTRY_BYTES: usize = 96;
+
 /// The recent messages of one room that had a `messageId`.
 #[derive(Debug, Default)]
 pub struct Repetitions {
+    bytes: usize,
     offsets: HashMap<Arc<str>, u64, crate::hashing::Hashing>,
     /// In the order in which they came, with the time.
     order: VecDeque<(Arc<str>, u64)>,
@@ -24,12 +28,11 @@ impl Repetitions {
 
     /// `user` has sent a message with this `message_id` that was not sent before.
     pub fn note(&mut self, user: &str, message_id: &str, offset: u64, now_ms: u64) {
-        if self.order.len() == REPETITIONS
-            && let Some((oldest, _)) = self.order.pop_front()
-        {
-            self.offsets.remove(&oldest);
+        if self.order.len() == REPETITIONS {
+            self.forget_oldest();
         }
         let key: Arc<str> = key(user, message_id).into();
+        self.bytes += key.len() + ENTRY_BYTES;
         self.order.push_back((Arc::clone(&key), now_ms));
         self.offsets.insert(key, offset);
     }
@@ -39,12 +42,23 @@ impl Repetitions {
         self.order.is_empty()
     }
 
+    /// Bytes of memory that it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Forgets what is too old.
     pub fn forget(&mut self, now_ms: u64) {
         while self.order.front().is_some_and(|(_, at)| now_ms.saturating_sub(*at) >= REPETITION_MS) {
-            if let Some((oldest, _)) = self.order.pop_front() {
-                self.offsets.remove(&oldest);
-            }
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets the oldest, whatever its age.
+    pub fn forget_oldest(&mut self) {
+        if let Some((oldest, _)) = self.order.pop_front() {
+            self.bytes -= oldest.len() + ENTRY_BYTES;
+            self.offsets.remove(&oldest);
         }
     }
 }
@@ -77,5 +91,7 @@ mod tests {
         assert_eq!(known.find("a", "0", 0), None);
         assert_eq!(known.find("a", "1", 0), Some(1));
         assert_eq!(known.order.len(), REPETITIONS);
+        known.forget(REPETITION_MS);
+        assert_eq!((known.bytes(), known.is_empty()), (0, true));
     }
 }

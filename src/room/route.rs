@@ -1,6 +1,6 @@
 //! Which shards of this instance have members of a room: one atomic word, read on the message path.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use crate::identity::ShardId;
 
@@ -9,7 +9,6 @@ use crate::identity::ShardId;
 #[derive(Debug, Default)]
 pub struct RoomRoute {
     shards: AtomicU64,
-    published_alone: AtomicBool,
 }
 
 impl RoomRoute {
@@ -21,16 +20,6 @@ impl RoomRoute {
     /// `shard` has no member of the room any more.
     pub fn remove(&self, shard: ShardId) {
         self.shards.fetch_and(!(1 << shard.0), SeqCst);
-    }
-
-    /// A member has published while the other instances could not hear it.
-    pub fn mark_published_alone(&self) {
-        self.published_alone.store(true, SeqCst);
-    }
-
-    /// Whether that has happened since the last call.
-    pub fn take_published_alone(&self) -> bool {
-        self.published_alone.swap(false, SeqCst)
     }
 
     /// The shards that have members now.
@@ -57,6 +46,12 @@ impl ShardSet {
     /// The set without `shard`.
     pub fn without(self, shard: ShardId) -> Self {
         Self(self.0 & !(1 << shard.0))
+    }
+}
+
+impl FromIterator<ShardId> for ShardSet {
+    fn from_iter<I: IntoIterator<Item = ShardId>>(shards: I) -> Self {
+        Self(shards.into_iter().fold(0, |set, shard| set | 1 << shard.0))
     }
 }
 

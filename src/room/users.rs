@@ -1,13 +1,15 @@
-//! Which connections a user has: on this shard, and, for the users that this shard is home to, on
-//! which shards.
+//! Which connections a user has: on this shard, and, for the users that this shard is home to, on all
+//! shards.
 
 use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
+use super::presence::Connections;
+use super::route::ShardSet;
 use crate::hashing::Hashing;
-use crate::identity::{ShardId, UserId};
+use crate::identity::{ConnectionId, UserId};
 
 /// The users with connections on this shard. Nearly all have one, so a connection costs its place in two lists and
 /// in a table of numbers: the connections of a user are a ring of slots.
@@ -82,26 +84,14 @@ impl ShardUsers {
     }
 }
 
-/// A user, as its home shard knows it: on which shards it has how many connections.
+/// A user, as its home shard knows it.
 #[derive(Debug)]
 struct Attached {
     user: UserId,
-    /// The shard of the first one.
-    shard: ShardId,
-    /// Connections on that shard.
-    count: u32,
-    /// The same of other shards.
-    others: Option<Box<Vec<(ShardId, u32)>>>,
+    connections: Connections,
 }
 
 const _: () = assert!(size_of::<Option<Attached>>() <= 24, "there is one per user");
-
-impl Attached {
-    fn shards(&self) -> impl Iterator<Item = (ShardId, u32)> + '_ {
-        let others = self.others.iter().flat_map(|others| others.iter().copied());
-        std::iter::once((self.shard, self.count)).chain(others)
-    }
-}
 
 /// The users that this shard is home to.
 #[derive(Debug, Default)]
@@ -114,6 +104,17 @@ pub struct UserHomes {
     hashing: Hashing,
 }
 
+/// What became of a connection that was to be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detached {
+    /// It was none of the user's.
+    Unknown,
+    /// The user has others on this instance.
+    OneOfSeveral,
+    /// It was the last one on this instance.
+    Last,
+}
+
 impl UserHomes {
     fn place(&self, user: &str) -> Option<u32> {
         let is_user = |place: &u32| {
@@ -122,27 +123,14 @@ impl UserHomes {
         self.places.find(self.hashing.hash_one(user), is_user).copied()
     }
 
-    fn get(&self, user: &str) -> Option<&Attached> {
-        self.users[self.place(user)? as usize].as_ref()
-    }
-
-    /// The user has one more connection on `shard`. Returns whether it is the first of this instance.
-    pub fn attach(&mut self, user: &UserId, shard: ShardId) -> bool {
+    /// The user has one more connection.
+    pub fn attach(&mut self, user: &UserId, connection: ConnectionId) {
         if let Some(place) = self.place(user.as_str())
             && let Some(attached) = &mut self.users[place as usize]
         {
-            if attached.shard == shard {
-                attached.count += 1;
-                return false;
-            }
-            let others = attached.others.get_or_insert_default();
-            match others.iter_mut().find(|(other, _)| *other == shard) {
-                Some((_, count)) => *count += 1,
-                None => others.push((shard, 1)),
-            }
-            return false;
+            return attached.connections.add(connection);
         }
-        let attached = Attached { user: user.clone(), shard, count: 1, others: None };
+        let attached = Attached { user: user.clone(), connections: Connections::One(connection) };
         let place = self.free.pop().unwrap_or_else(|| {
             self.users.push(None);
             self.users.len() as u32 - 1
@@ -153,75 +141,66 @@ impl UserHomes {
             users[*place as usize].as_ref().map_or(0, |attached| hashing.hash_one(&attached.user))
         };
         places.insert_unique(hashing.hash_one(user), place, hash_of);
-        true
     }
 
-    /// The user has one connection less on `shard`. Returns whether it was the last of this instance.
-    pub fn detach(&mut self, user: &UserId, shard: ShardId) -> bool {
-        let Some(place) = self.place(user.as_str()) else { return false };
-        let Some(attached) = &mut self.users[place as usize] else { return false };
-        if attached.shard == shard {
-            attached.count -= 1;
-        } else if let Some(others) = &mut attached.others
-            && let Some(at) = others.iter().position(|(other, _)| *other == shard)
-        {
-            others[at].1 -= 1;
-            if others[at].1 == 0 {
-                others.swap_remove(at);
-            }
+    /// The user has one connection less.
+    pub fn detach(&mut self, user: &UserId, connection: ConnectionId) -> Detached {
+        let Some(place) = self.place(user.as_str()) else { return Detached::Unknown };
+        let Some(attached) = &mut self.users[place as usize] else { return Detached::Unknown };
+        if !attached.connections.as_slice().contains(&connection) {
+            return Detached::Unknown;
         }
-        if attached.count > 0 {
-            return false;
-        }
-        if let Some((shard, count)) = attached.others.as_mut().and_then(|others| others.pop()) {
-            (attached.shard, attached.count) = (shard, count);
-            return false;
+        if !attached.connections.remove(connection) {
+            return Detached::OneOfSeveral;
         }
         if let Ok(entry) = self.places.find_entry(self.hashing.hash_one(user), |other| *other == place) {
             entry.remove();
         }
         self.users[place as usize] = None;
         self.free.push(place);
-        true
+        Detached::Last
     }
 
-    /// How many connections the user has.
-    pub fn connections(&self, user: &str) -> u32 {
-        self.shards_of(user).map(|(_, count)| count).sum()
+    /// The user's connections on this instance.
+    pub fn connections(&self, user: &str) -> &[ConnectionId] {
+        let attached = self.place(user).and_then(|place| self.users[place as usize].as_ref());
+        attached.map_or(&[], |attached| attached.connections.as_slice())
     }
 
     /// The shards on which the user has connections.
-    pub fn shards(&self, user: &str) -> impl Iterator<Item = ShardId> + '_ {
-        self.shards_of(user).map(|(shard, _)| shard)
+    pub fn shards(&self, user: &str) -> ShardSet {
+        self.connections(user).iter().map(|connection| connection.shard).collect()
     }
 
-    fn shards_of(&self, user: &str) -> impl Iterator<Item = (ShardId, u32)> + '_ {
-        self.get(user).into_iter().flat_map(Attached::shards)
-    }
-
-    /// Every user.
-    pub fn users(&self) -> impl Iterator<Item = &UserId> {
-        self.users.iter().flatten().map(|attached| &attached.user)
+    /// Every user, with its connections.
+    pub fn iter(&self) -> impl Iterator<Item = (&UserId, &[ConnectionId])> {
+        self.users.iter().flatten().map(|attached| (&attached.user, attached.connections.as_slice()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::ShardId;
+
+    fn connection(shard: u8, slot: u32) -> ConnectionId {
+        ConnectionId { shard: ShardId(shard), slot, generation: 0 }
+    }
 
     #[test]
-    fn the_first_connection_and_the_last_one_are_told() {
+    fn the_last_connection_is_told() {
         let user = UserId::parse("u").unwrap();
         let mut homes = UserHomes::default();
-        assert!(homes.attach(&user, ShardId(1)));
-        assert!(!homes.attach(&user, ShardId(1)));
-        assert!(!homes.attach(&user, ShardId(2)));
-        assert_eq!((homes.connections("u"), homes.connections("v")), (3, 0));
+        let all = [connection(1, 0), connection(1, 1), connection(2, 0)];
+        all.iter().for_each(|connection| homes.attach(&user, *connection));
+        assert_eq!((homes.connections("u").len(), homes.connections("v").len()), (3, 0));
         assert_eq!(homes.shards("u").collect::<Vec<_>>(), [ShardId(1), ShardId(2)]);
-        assert!(!homes.detach(&user, ShardId(1)));
-        assert!(!homes.detach(&user, ShardId(1)));
-        assert!(homes.detach(&user, ShardId(2)));
-        assert!(!homes.detach(&user, ShardId(2)), "nobody to detach");
+        assert_eq!(homes.detach(&user, all[0]), Detached::OneOfSeveral);
+        assert_eq!(homes.detach(&user, all[0]), Detached::Unknown, "it has gone already");
+        assert_eq!(homes.detach(&user, all[2]), Detached::OneOfSeveral);
+        assert_eq!(homes.shards("u").collect::<Vec<_>>(), [ShardId(1)]);
+        assert_eq!(homes.detach(&user, all[1]), Detached::Last);
+        assert_eq!(homes.detach(&user, all[1]), Detached::Unknown, "nobody to detach");
     }
 
     #[test]
@@ -254,19 +233,19 @@ mod tests {
         let user = |n: u32| UserId::parse(&format!("user-{n}")).unwrap();
         let (mut homes, mut users) = (UserHomes::default(), ShardUsers::default());
         for n in 0..1000 {
-            assert!(homes.attach(&user(n), ShardId((n % 3) as u8)));
+            homes.attach(&user(n), connection(0, n));
             users.add(&user(n), n);
         }
         for n in (0..1000).step_by(2) {
-            assert!(homes.detach(&user(n), ShardId((n % 3) as u8)));
+            assert_eq!(homes.detach(&user(n), connection(0, n)), Detached::Last);
             users.remove(&user(n), n);
         }
         for n in 0..1000 {
-            assert_eq!(homes.connections(user(n).as_str()), n % 2);
+            assert_eq!(homes.connections(user(n).as_str()).len() as u32, n % 2);
             assert_eq!(users.slots(user(n).as_str()).collect::<Vec<_>>().len() as u32, n % 2);
         }
-        assert_eq!(homes.users().count(), 500);
-        assert!(homes.attach(&user(0), ShardId(0)), "places are used again");
-        assert_eq!(homes.users.len(), 1000);
+        assert_eq!(homes.iter().count(), 500);
+        homes.attach(&user(0), connection(0, 0));
+        assert_eq!(homes.users.len(), 1000, "places are used again");
     }
 }

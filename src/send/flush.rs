@@ -26,6 +26,11 @@ impl FlushPacer {
         Self { budget, factor, next: Duration::ZERO }
     }
 
+    /// From now on messages wait at most `budget` for others.
+    pub fn adopt(&mut self, budget: Duration) {
+        self.budget = budget;
+    }
+
     /// Whether a flush may start at `now`.
     pub fn due(&self, now: Duration) -> bool {
         now >= self.next

@@ -52,16 +52,21 @@ pub const PATIENCE_MS: u32 = 10;
 struct Outbox {
     queue: Option<Box<SendBatch>>,
     /// Bytes of the batch that the ring has; 0 when it has none.
-    in_flight: usize,
+    in_flight: u32,
     /// When the ring got that batch, in ms.
     since: u32,
     open: bool,
     dirty: bool,
     /// Whether the slot is on the list of those that are in no hurry.
     patient: bool,
+    /// What it may hold beyond the limit until it is empty, in units of [`SPARE_UNIT`].
+    spare: u16,
 }
 
-const _: () = assert!(size_of::<Outbox>() == 24, "there is one per connection");
+const _: () = assert!(size_of::<Outbox>() <= 24, "there is one per connection");
+
+/// Bytes in which room beyond the limit is counted.
+const SPARE_UNIT: usize = 64 * 1024;
 
 /// The outboxes of one shard, by connection slot.
 #[derive(Debug)]
@@ -96,6 +101,11 @@ impl Outboxes {
             chunks: Pool::new(),
             limit,
         }
+    }
+
+    /// From now on outboxes hold at most `limit` bytes each.
+    pub fn adopt(&mut self, limit: usize) {
+        self.limit = limit;
     }
 
     /// A new connection has the slot.
@@ -161,7 +171,8 @@ impl Outboxes {
             return None;
         }
         let batch = outbox.queue.get_or_insert_with(|| self.batches.take().unwrap_or_default());
-        if batch.bytes() + outbox.in_flight + frame.len() > self.limit {
+        let limit = self.limit + usize::from(outbox.spare) * SPARE_UNIT;
+        if batch.bytes() + outbox.in_flight as usize + frame.len() > limit {
             outbox.open = false;
             self.overflowed.push(slot);
             return None;
@@ -173,6 +184,21 @@ impl Outboxes {
             batch.push_copied(frame, || chunks.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES)));
         }
         Some(outbox)
+    }
+
+    /// As [`Self::push`], for what the connection has asked for and cannot get in parts: it may be beyond the limit, if no
+    /// more than that waits or all together is twice the limit at most. Until the peer has taken everything there is
+    /// half an outbox of room behind it.
+    pub fn push_replay(&mut self, slot: u32, frame: &Bytes) {
+        let waiting = self.bytes(slot);
+        if waiting > self.limit && waiting + frame.len() > 2 * self.limit {
+            return self.push(slot, frame);
+        }
+        let needed = waiting + frame.len() + self.limit / 2;
+        let beyond = needed.saturating_sub(self.limit).div_ceil(SPARE_UNIT);
+        let outbox = &mut self.boxes[slot as usize];
+        outbox.spare = outbox.spare.max(u16::try_from(beyond).unwrap_or(u16::MAX));
+        self.push(slot, frame);
     }
 
     /// Sends `frame`, bounded or not, as the last thing for the slot; `discard` drops what waits before it.
@@ -284,7 +310,8 @@ impl Outboxes {
         let Some(mut batch) = outbox.queue.take() else { return };
         let chunks = &mut self.chunks;
         seal(slot, &mut batch, &mut || chunks.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES)));
-        (outbox.in_flight, outbox.since) = (batch.bytes(), now);
+        // An outbox holds at most some times OUTBOX_BYTES, which is far below 4 GiB.
+        (outbox.in_flight, outbox.since) = (u32::try_from(batch.bytes()).unwrap_or(u32::MAX), now);
         if let Err(batch) = send(slot, batch) {
             self.boxes[slot as usize].in_flight = 0;
             self.recycle(batch);
@@ -295,7 +322,9 @@ impl Outboxes {
     pub fn sent(&mut self, slot: u32, batch: Box<SendBatch>) {
         let outbox = &mut self.boxes[slot as usize];
         outbox.in_flight = 0;
-        if outbox.queue.is_some() && !outbox.dirty {
+        if outbox.queue.is_none() {
+            outbox.spare = 0;
+        } else if !outbox.dirty {
             outbox.dirty = true;
             self.dirty.push(slot);
         }
@@ -305,7 +334,7 @@ impl Outboxes {
     /// Bytes that wait or are under way.
     pub fn bytes(&self, slot: u32) -> usize {
         let outbox = &self.boxes[slot as usize];
-        outbox.queue.as_ref().map_or(0, |batch| batch.bytes()) + outbox.in_flight
+        outbox.queue.as_ref().map_or(0, |batch| batch.bytes()) + outbox.in_flight as usize
     }
 
     /// Whether nothing waits and nothing is under way.
@@ -378,6 +407,20 @@ mod tests {
             [(0, &expected), (1, &b"z".to_vec())]
         );
         assert!(!outboxes.is_dirty(0));
+    }
+
+    #[test]
+    fn a_replay_may_be_beyond_the_limit_until_it_is_taken() {
+        let mut outboxes = outboxes(200_000);
+        let bytes = |count: usize| Bytes::from(vec![b'x'; count]);
+        outboxes.push_replay(0, &bytes(350_000));
+        outboxes.push(0, &bytes(100_000));
+        assert!(outboxes.take_overflowed().is_empty(), "half an outbox of what is new fits behind it");
+        for (slot, _, batch) in flushed(&mut outboxes) {
+            outboxes.sent(slot, batch);
+        }
+        outboxes.push(0, &bytes(200_001));
+        assert_eq!(outboxes.take_overflowed(), [0], "afterwards the limit holds as before");
     }
 
     #[test]

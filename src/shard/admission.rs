@@ -17,13 +17,19 @@ use crate::command::decode::{self, Command};
 use crate::command::display_name;
 use crate::command::rejection::{ErrorCode, Rejection};
 use crate::command::rules::Kind;
-use crate::identity::{ConnectionId, UserId};
+use crate::identity::{ConnectionId, SocketId, UserId};
+use crate::instance::Phase as InstancePhase;
+use crate::metrics::kinds::Limit;
 use crate::permission::RoomRight;
 use crate::quota::{Place, Rate};
 use crate::ring::Key;
+use crate::steering::Steering;
 
 /// Messages in a row over a rate, after which the client is closed.
 const LIMITED_MESSAGES: u16 = 1000;
+
+/// How the user ids of connections without a token begin; their socket id follows.
+pub(super) const GUEST: &str = "guest-";
 
 const UNAVAILABLE: &str = "503 Service Unavailable";
 
@@ -42,7 +48,7 @@ impl Shard {
 
     /// The address at the other end of an accepted socket.
     pub fn handle_peer(&mut self, accepted: Key, peer: IpAddr) {
-        let limits = &self.instance.settings.limits;
+        let limits = &self.settings.limits;
         let prefaced = limits.proxy_protocol && address::is_trusted(peer, &limits.trusted_proxies);
         if let Some(session) = self.session(accepted.slot).filter(|session| session.phase == Phase::Handshake)
         {
@@ -55,36 +61,66 @@ impl Shard {
     pub(super) fn bound_accepts(&mut self, slot: u32, now: Now) {
         if self.instance.quotas.accept(now.since_start_ms).is_err() {
             self.cells.refused_connections.add(1);
+            self.cells.reached(Limit::AcceptRate);
             let reason = "too many connections at once: come back later";
             let refusal = Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 1\r\n" };
             self.answer(slot, http::refuse(&refusal), now);
         }
     }
 
-    /// Takes the header of the PROXY protocol off `head` if one is due; false while the request cannot be read.
-    pub(super) fn read_preface(&mut self, slot: u32, head: &mut Vec<u8>, now: Now) -> bool {
-        let Some(session) = self.session(slot) else { return false };
-        let unsettled = session.unsettled();
-        if !unsettled.prefaced {
-            return true;
-        }
-        match proxy::parse(head) {
-            Preface::Incomplete => {
-                unsettled.early = std::mem::take(head);
-                false
-            }
+    /// Whether a trusted proxy has yet to say for whom it speaks. Its header comes in front of everything else, also of
+    /// TLS.
+    pub(super) fn is_prefaced(&mut self, slot: u32) -> bool {
+        self.settings().limits.proxy_protocol
+            && self.session(slot).is_some_and(|session| {
+                session.phase == Phase::Handshake
+                    && session.unsettled.as_ref().is_some_and(|unsettled| unsettled.prefaced)
+            })
+    }
+
+    /// Takes bytes of the header of the PROXY protocol; what follows it, if anything does.
+    pub(super) fn read_preface(&mut self, slot: u32, bytes: &[u8], now: Now) -> Option<Vec<u8>> {
+        let unsettled = self.session(slot)?.unsettled();
+        unsettled.early.extend_from_slice(bytes);
+        match proxy::parse(&unsettled.early) {
+            Preface::Incomplete => None,
             Preface::Complete { client, length } => {
                 unsettled.prefaced = false;
                 unsettled.peer = client.or(unsettled.peer);
-                head.drain(..length);
-                true
+                let mut header = std::mem::take(&mut unsettled.early);
+                let rest = header.split_off(length);
+                (!rest.is_empty()).then_some(rest)
             }
             Preface::Invalid => {
                 let reason = "a trusted proxy begins with a header of the PROXY protocol, version 2";
                 self.answer(slot, http::refuse(&Refusal::new("400 Bad Request", reason)), now);
-                false
+                None
             }
         }
+    }
+
+    /// Whether this instance takes new clients, or another one is to; then what they are answered.
+    pub(super) fn steer(&self, request: &Request<'_>) -> Result<(), String> {
+        let busy = |reason, header| http::refuse(&Refusal { status: UNAVAILABLE, reason, header });
+        if self.instance.phase() == InstancePhase::Draining {
+            self.cells.steered.add(1);
+            let reason = "this instance is draining: another one takes this client";
+            return Err(busy(reason, "Retry-After: 1\r\n"));
+        }
+        let full = self.instance.connections() >= u64::from(self.settings().ws_max_connections);
+        let answer = match &**self.instance.steering.load() {
+            Steering::Welcome if full => {
+                self.cells.reached(Limit::Connections);
+                return Err(busy("this instance is full", "Retry-After: 5\r\n"));
+            }
+            Steering::Welcome => return Ok(()),
+            Steering::Elsewhere => {
+                busy("this instance is overloaded: another one takes this client", "Retry-After: 1\r\n")
+            }
+            Steering::Redirect(to) => http::redirect(request, to),
+        };
+        self.cells.steered.add(1);
+        Err(answer)
     }
 
     /// Counts one more connection of the client's address, which is to be given to [`Shard::came_from`] at once.
@@ -98,6 +134,7 @@ impl Shard {
             return Ok(Some(place));
         }
         self.cells.refused_connections.add(1);
+        self.cells.reached(Limit::ConnectionsPerAddress);
         let reason = "this address has as many connections as it may: close one first";
         Err(Refusal { status: "429 Too Many Requests", reason, header: "Retry-After: 30\r\n" })
     }
@@ -115,20 +152,38 @@ impl Shard {
         }
     }
 
-    /// As the home of the user: whether the connection that was just counted is one too many. It counts until its
-    /// shard has closed it.
+    /// As the home of the user: whether the connection that was just counted is one too many on this instance alone. It
+    /// counts until its shard has closed it. Whether it is one too many over all instances the uplink finds out.
     pub(super) fn refuses_another(&mut self, connection: ConnectionId, user: &UserId) -> bool {
         let most = self.settings().limits.max_connections_per_user;
-        let refused = most > 0 && self.user_homes.connections(user.as_str()) > most;
+        let refused = most > 0 && self.user_homes.connections(user.as_str()).len() > most as usize;
         if refused {
             self.mesh.send(connection.shard, Envelope::TooManyConnections { connection });
         }
         refused
     }
 
+    /// How the uplink counts the connection among those that its user has on all instances. Guests need no counting:
+    /// each is named after its only connection.
+    pub(super) fn counted_session(&self, connection: ConnectionId, user: &UserId) -> Option<SocketId> {
+        let socket = self.socket_id(connection);
+        let limited = self.settings().limits.max_connections_per_user > 0;
+        let is_guest = user.as_str().strip_prefix(GUEST) == Some(socket.text().as_str());
+        (limited && !is_guest).then_some(socket)
+    }
+
+    /// The users that this shard is home to, with their connections as [`Shard::counted_session`] names them.
+    pub(super) fn counted_users(&self) -> Vec<(UserId, Vec<SocketId>)> {
+        let counted = |user: &UserId, connections: &[ConnectionId]| {
+            connections.iter().filter_map(|connection| self.counted_session(*connection, user)).collect()
+        };
+        self.user_homes.iter().map(|(user, some)| (user.clone(), counted(user, some))).collect()
+    }
+
     pub(super) fn close_excess(&mut self, connection: ConnectionId, now: Now) {
         if self.session_of(connection).is_some() {
             self.cells.refused_connections.add(1);
+            self.cells.reached(Limit::ConnectionsPerUser);
             let code = CloseCode::TooManyConnections;
             self.close(connection.slot, code, "this user has as many connections as it may", now);
         }
@@ -152,16 +207,22 @@ impl Shard {
     /// # Errors
     /// Milliseconds until one is welcome again.
     pub(super) fn meter_message(&mut self, slot: u32, bytes: usize, now: Now) -> Result<(), u64> {
-        let settings = &self.instance.settings;
+        let settings = &self.settings;
         let burst = (2 * settings.max_message_bytes).max(settings.limits.byte_rate as usize);
         let rate = Rate::new(settings.limits.byte_rate, burst as u64);
         let Some(session) = self.sessions[slot as usize].as_mut() else { return Ok(()) };
         if let Some(rate) = rate {
             let meter = session.meter.get_or_insert_default();
-            meter.bytes = rate.take(meter.bytes, bytes as u64, now.since_start_ms)?;
+            meter.bytes = rate
+                .take(meter.bytes, bytes as u64, now.since_start_ms)
+                .inspect_err(|_| self.cells.reached(Limit::ByteRate))?;
         }
         let user = session.identity.as_ref().map(|identity| identity.user.as_str());
-        self.instance.quotas.message(user, session.address, now.since_start_ms)
+        let (quotas, cells, now_ms) = (&self.instance.quotas, &self.cells, now.since_start_ms);
+        quotas.message(user, None, now_ms).inspect_err(|_| cells.reached(Limit::UserMessageRate))?;
+        quotas
+            .message(None, session.address, now_ms)
+            .inspect_err(|_| cells.reached(Limit::AddressMessageRate))
     }
 
     /// Counts a message to others against the limits of its room and of the cluster. One that goes nowhere, because its
@@ -179,7 +240,8 @@ impl Shard {
             Command::RoomMessage { room, .. } => Some(*room),
             _ => None,
         };
-        self.instance.quotas.publication(room, now.since_start_ms).map_err(over_the_rate)
+        let taken = self.instance.quotas.publication(room, now.since_start_ms);
+        taken.inspect_err(|_| self.cells.reached(Limit::PublicationRate)).map_err(over_the_rate)
     }
 
     /// Whether the command is a message to others that its sender may send now.
@@ -200,12 +262,13 @@ impl Shard {
 
     /// Counts a join against the connection's limit.
     pub(super) fn meter_join(&mut self, id: ConnectionId, now: Now) -> Result<(), Refused> {
-        let limits = &self.settings().limits;
+        let (limits, cells) = (&self.settings().limits, self.cells.clone());
         let Some(rate) = Rate::new(limits.join_rate, limits.join_burst.into()) else { return Ok(()) };
         let Some(session) = self.session_of(id) else { return Ok(()) };
         let meter = session.meter.get_or_insert_default();
         meter.joins = rate
             .take(meter.joins, 1, now.since_start_ms)
+            .inspect_err(|_| cells.reached(Limit::JoinRate))
             .map_err(|wait| Refused(ErrorCode::RateLimited, "too many joins: slow down", Some(wait)))?;
         Ok(())
     }

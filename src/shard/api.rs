@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
+use super::correlation::{Cause, publication};
 use super::envelope::{
     Asker, ControlMessage, Envelope, HistoryPage, LinkState, Member, Order, Part, Publication, Question,
     ReadHistory, ReplyTo, SessionFacts, Store, StoreOutcome, Target,
@@ -47,6 +48,8 @@ pub(super) struct Api {
     next: u32,
     /// Who may not be connected.
     pub(super) bans: Arc<Bans>,
+    /// The call that is being carried out.
+    pub(super) cause: Option<Cause>,
 }
 
 /// A request that waits.
@@ -164,6 +167,7 @@ impl Shard {
         }
         let body = std::mem::take(&mut unsettled.early);
         let Some(call) = unsettled.request.take() else { return };
+        self.api.cause = Some(self.cause(id));
         self.execute(Caller::Connection(id), call.route, &body, now);
         self.step_local(now);
     }
@@ -230,7 +234,10 @@ impl Shard {
             Route::Members(room) => self.api_members(caller, room, Kind::Members, now),
             Route::History(room, page) => self.api_history(caller, room, page, now),
             other => match order(other, body, now) {
-                Ok(order) => self.api_order(caller, order, now),
+                Ok(order) => {
+                    self.note_order(&order);
+                    self.api_order(caller, order, now);
+                }
                 Err(answer) => self.reply(&caller, &answer, now),
             },
         }
@@ -305,7 +312,10 @@ impl Shard {
         let ticket = self.api.wait(caller, Kind::Stored, now);
         let asker = self.asker(ticket, message_id);
         let user = UserId::parse(SENDER).expect("the name has an allowed length");
-        let store = Store { room: room.clone(), asker, user, sender: None, event: frame::payload(&frame) };
+        let trace = self.follow_call(Some(room.as_str()));
+        let trace = trace.map(|span| Box::new((span, self.caused_by())));
+        let event = frame::payload(&frame);
+        let store = Store { room: room.clone(), asker, user, sender: None, event, trace };
         let sent = match &self.uplink {
             Some(uplink) => {
                 uplink.state != LinkState::Down
@@ -354,13 +364,23 @@ impl Shard {
         if home.is_some_and(|home| self.mesh.is_congested(home)) {
             return busy();
         }
-        if let Some(uplink) = &self.uplink
-            && uplink.state != LinkState::Down
-        {
-            let publication = Publication::Event { target: target.clone(), event: frame::payload(&frame) };
-            if uplink.publications.try_send(publication).is_err() {
-                return busy();
+        let is_down = self.uplink.as_ref().map(|uplink| uplink.state == LinkState::Down);
+        let taken = match (is_down, target) {
+            (None, _) => true,
+            (Some(true), Target::Room(room)) => {
+                self.uplink.as_mut().is_some_and(|uplink| uplink.note_published_alone(room))
             }
+            (Some(true), _) => true,
+            (Some(false), _) => {
+                let room = if let Target::Room(room) = target { Some(room.as_str()) } else { None };
+                let event = frame::payload(&frame);
+                let publication =
+                    publication(self.follow_call(room), || self.caused_by(), target.clone(), event);
+                self.uplink.as_ref().is_some_and(|uplink| uplink.publications.try_send(publication).is_ok())
+            }
+        };
+        if !taken {
+            return busy();
         }
         match (target, home) {
             (Target::Room(room), Some(home)) => {
@@ -396,6 +416,7 @@ impl Shard {
             }
             Envelope::Answered { ticket, answer } => self.conclude(ticket, answer, now),
             Envelope::Api(request) => {
+                self.api.cause = Some(request.cause);
                 self.execute(Caller::Port(request.reply), request.route, &request.body, now);
             }
             Envelope::ToRoom { room, frame } => self.home_to_room(&room, &frame),
@@ -426,11 +447,7 @@ impl Shard {
     }
 
     fn home_to_room(&mut self, room: &RoomId, frame: &Bytes) {
-        let alone = self.uplink.as_ref().is_some_and(|uplink| uplink.state == LinkState::Down);
         let Some(home) = self.homes.get(room.as_str()) else { return };
-        if alone {
-            home.route.mark_published_alone();
-        }
         for shard in home.route.shards() {
             let envelope = Envelope::RoomFrame { room: room.clone(), sender: None, frame: frame.clone() };
             if !self.mesh.offer(shard, envelope) {

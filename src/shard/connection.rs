@@ -4,11 +4,12 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use super::admission::GUEST;
 use super::envelope::Envelope;
 use super::session::{Allowance, Phase, Session};
 use super::{Action, Now, Shard, home, key};
 use crate::accept::extension::Deflate;
-use crate::accept::request::{self, Head, Refusal};
+use crate::accept::request::{self, Head, Refusal, Request};
 use crate::accept::upgrade::Upgrade;
 use crate::accept::{api, http, upgrade};
 use crate::codec::close::CloseCode;
@@ -18,14 +19,18 @@ use crate::codec::violation::Violation;
 use crate::command::authorize::Identity;
 use crate::command::event;
 use crate::identity::{ConnectionId, UserId};
-use crate::instance::Phase as InstancePhase;
 use crate::limits;
+use crate::metrics::kinds::{Ending, Limit};
+use crate::quota::Place;
 use crate::ring::Key;
 
 /// Bytes beyond one message of the largest size that a client may send before it has heard the first one.
 const EARLY_BYTES: usize = 16 * 1024;
 
 const UNAVAILABLE: &str = "503 Service Unavailable";
+
+/// Who a client that is let in is, what it has asked for, and where its address counts.
+type Admitted = (Option<Identity>, Upgrade, Option<Place>);
 
 impl Shard {
     /// A client has connected.
@@ -60,6 +65,7 @@ impl Shard {
         });
         while self.handshakes.len() > most {
             let Some(oldest) = self.handshakes.pop_front() else { return };
+            self.cells.reached(Limit::Handshakes);
             let reason = "too many handshakes are under way: come back later";
             let refusal = Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 5\r\n" };
             self.answer(oldest.slot, http::refuse(&refusal), now);
@@ -102,7 +108,7 @@ impl Shard {
                 return;
             }
             let id = session.id;
-            self.forget(id);
+            self.forget(id, Ending::Broken);
             if self.outboxes.is_empty(id.slot) {
                 self.drop_connection(id, now);
             } else if let Some(session) = self.session(id.slot) {
@@ -119,7 +125,7 @@ impl Shard {
         let Some(session) = self.session(to.slot) else { return };
         let (id, finishing, ended) = (session.id, session.phase == Phase::Finishing, session.ended);
         if !intact || (finishing && ended && self.outboxes.is_empty(to.slot)) {
-            self.forget(id);
+            self.forget(id, Ending::Broken);
             self.drop_connection(id, now);
             self.step_local(now);
         } else if finishing && self.outboxes.is_empty(to.slot) {
@@ -130,6 +136,7 @@ impl Shard {
     /// The socket is closed, its slot free.
     pub fn handle_closed(&mut self, closed: Key) {
         self.sessions[closed.slot as usize] = None;
+        self.correlations.remove(closed.slot);
         self.tls.remove(closed.slot);
     }
 
@@ -137,9 +144,6 @@ impl Shard {
         let Some(session) = self.session(slot) else { return };
         let mut head = std::mem::take(&mut session.unsettled().early);
         head.extend_from_slice(bytes);
-        if !self.read_preface(slot, &mut head, now) {
-            return;
-        }
         match request::parse(&head) {
             Head::Incomplete => {
                 if let Some(session) = self.session(slot) {
@@ -148,20 +152,17 @@ impl Shard {
             }
             Head::Refused(refusal) => self.answer(slot, http::refuse(&refusal), now),
             Head::Request(request, length) if request.path == "/ws" => {
-                let settings = &self.instance.settings;
-                match upgrade::check(&request, &settings.allowed_origins, settings.compression)
-                    .and_then(|upgrade| Ok((self.admit(upgrade.token.as_deref(), now)?, upgrade)))
-                    .and_then(|(identity, upgrade)| {
-                        Ok((identity, upgrade, self.admit_address(slot, &request)?))
-                    }) {
+                self.correlate(slot, &request, "upgrade");
+                match self.admit(slot, &request, now) {
                     Ok((identity, upgrade, address)) => {
                         self.came_from(slot, address);
                         self.upgrade(slot, upgrade, identity, &head[length..], now);
                     }
-                    Err(refusal) => self.answer(slot, http::refuse(&refusal), now),
+                    Err(answer) => self.answer(slot, answer, now),
                 }
             }
             Head::Request(request, length) if api::is_api(request.path) => {
+                self.correlate(slot, &request, "call");
                 self.read_call(slot, &request, &head[length..], now);
             }
             Head::Request(request, _) => {
@@ -171,16 +172,20 @@ impl Shard {
         }
     }
 
-    /// Whether the server takes one more client, and as whom.
-    fn admit(&self, token: Option<&str>, now: Now) -> Result<Option<Identity>, Refusal> {
-        if self.instance.phase() == InstancePhase::Draining {
-            let reason = "this instance is draining";
-            return Err(Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 1\r\n" });
-        }
-        if self.instance.connections() >= u64::from(self.settings().ws_max_connections) {
-            let reason = "this instance is full";
-            return Err(Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 5\r\n" });
-        }
+    /// Whether the server takes one more client, as whom, and counted where; or else what it is answered.
+    fn admit(&self, slot: u32, request: &Request<'_>, now: Now) -> Result<Admitted, String> {
+        let refuse = |refusal: Refusal| http::refuse(&refusal);
+        let settings = &self.settings;
+        let upgrade =
+            upgrade::check(request, &settings.allowed_origins, settings.compression).map_err(refuse)?;
+        self.steer(request)?;
+        let identity = self.identify(upgrade.token.as_deref(), now).map_err(refuse)?;
+        let address = self.admit_address(slot, request).map_err(refuse)?;
+        Ok((identity, upgrade, address))
+    }
+
+    /// The user whose token it is, if there is one.
+    fn identify(&self, token: Option<&str>, now: Now) -> Result<Option<Identity>, Refusal> {
         let (Some(token), Some(verifier)) = (token, &self.verifier) else { return Ok(None) };
         let identity = verifier.verify(token, now.unix_ms / 1000);
         identity.map(Some).map_err(|_| {
@@ -190,8 +195,13 @@ impl Shard {
     }
 
     /// Answers a plain HTTP request and finishes the connection.
-    pub(super) fn answer(&mut self, slot: u32, response: String, now: Now) {
+    pub(super) fn answer(&mut self, slot: u32, mut response: String, now: Now) {
         let unheard = self.tls.is_handshaking(slot);
+        self.cells.statuses.count(&response);
+        if let Some(id) = self.session(slot).map(|session| session.id) {
+            response = self.identified(id, response);
+            self.conclude_request(id, response.split(' ').nth(1).unwrap_or_default());
+        }
         if let Some(session) = self.session(slot) {
             let id = session.id;
             if unheard {
@@ -205,7 +215,9 @@ impl Shard {
 
     fn upgrade(&mut self, slot: u32, upgrade: Upgrade, identity: Option<Identity>, rest: &[u8], now: Now) {
         let required = self.settings().auth_required;
-        self.outboxes.push(slot, &Bytes::from(upgrade.response));
+        let Some(id) = self.session(slot).map(|session| session.id) else { return };
+        let response = self.identified(id, upgrade.response);
+        self.outboxes.push(slot, &Bytes::from(response));
         self.cells.connections.add(1);
         let Some(session) = self.session(slot) else { return };
         let id = session.id;
@@ -225,7 +237,7 @@ impl Shard {
 
     /// An anonymous user is named after its connection, which is unique.
     fn anonymous(&self, id: ConnectionId) -> Identity {
-        let name = format!("guest-{}", self.socket_id(id));
+        let name = format!("{GUEST}{}", self.socket_id(id));
         let user = UserId::parse(&name).expect("a socket id is far shorter than a user id may be");
         let identity = Identity::anonymous(user, self.settings().default_room_permissions);
         if self.authorizer.is_some() { identity.asking() } else { identity }
@@ -268,6 +280,7 @@ impl Shard {
             max_message_bytes: max_bytes as u64,
         });
         self.outboxes.push(slot, &frame);
+        self.settle_request(id);
         if let Some(user) = &user {
             self.users.add(user, slot);
         }
@@ -275,6 +288,7 @@ impl Shard {
         if self.uplink.is_some() && !self.is_linked() {
             self.outboxes.push(slot, &event::cluster_status(event::ClusterStatus::Degraded));
         }
+        self.announce_drain(id, now);
         if let Some(room) = room {
             // As if the client had asked, so that it gets the same answers.
             let request = serde_json::json!({ "type": "join_room", "roomId": room });
@@ -335,7 +349,7 @@ impl Shard {
     fn answer_close(&mut self, slot: u32, code: Option<u16>, now: Now) {
         let Some(session) = self.session(slot) else { return };
         let (id, phase) = (session.id, session.phase);
-        self.forget(id);
+        self.forget(id, Ending::Client(code));
         if phase == Phase::Open {
             self.outboxes.finish(slot, &frame::close_reply(code), false);
         }
@@ -344,6 +358,9 @@ impl Shard {
 
     fn violated(&mut self, slot: u32, violation: Violation, now: Now) {
         self.cells.violations.add(1);
+        if violation.close_code() == CloseCode::MessageTooBig {
+            self.cells.reached(Limit::MessageBytes);
+        }
         self.close(slot, violation.close_code(), &violation.to_string(), now);
         // The stream cannot be read any further, so the peer's close frame cannot be awaited.
         self.finish(slot, now);
@@ -356,9 +373,12 @@ impl Shard {
         };
         let id = session.id;
         session.enter(Phase::Closing, now);
-        self.forget(id);
+        self.forget(id, Ending::Server(code));
         // Whoever does not read would not come to the close frame through a full outbox.
         let discard = code == CloseCode::SlowReader;
+        if discard {
+            self.cells.outbox_dropped_bytes.add(self.outboxes.bytes(slot) as u64);
+        }
         self.outboxes.finish(slot, &frame::close(code.as_u16(), reason), discard);
     }
 
@@ -380,7 +400,7 @@ impl Shard {
             return;
         };
         let id = session.id;
-        self.forget(id);
+        self.forget(id, Ending::Broken);
         self.outboxes.shut(slot);
         self.finish(slot, now);
         self.step_local(now);
@@ -390,6 +410,7 @@ impl Shard {
     pub(super) fn close_overflowed(&mut self, now: Now) {
         for slot in self.outboxes.take_overflowed() {
             self.cells.slow_closes.add(1);
+            self.cells.outboxes_full.add(1);
             self.close(
                 slot,
                 CloseCode::SlowReader,
@@ -402,14 +423,30 @@ impl Shard {
     /// The connection handles one of its messages with a panic: it goes, the shard stays.
     pub fn handle_panic(&mut self, on: Key, now: Now) {
         self.cells.panics.add(1);
+        if let Some(id) = self.session(on.slot).map(|session| session.id) {
+            let (connection, request) = (self.socket_id(id).text(), self.request_id(id));
+            tracing::error!(
+                connection = connection.as_str(),
+                request = &*request,
+                "a message made the server panic: the connection is closed"
+            );
+        }
         self.close(on.slot, CloseCode::ServerFault, "internal error", now);
     }
 
     /// Takes the connection out of its rooms and away from its user. Doing it twice changes nothing.
-    fn forget(&mut self, id: ConnectionId) {
+    fn forget(&mut self, id: ConnectionId, ending: Ending) {
         let Some(session) = self.session_of(id) else { return };
         if std::mem::take(&mut session.counted) {
             self.cells.connections.sub(1);
+            self.cells.closes.count(ending);
+            let (connection, request) = (self.socket_id(id).text(), self.request_id(id));
+            tracing::debug!(
+                connection = connection.as_str(),
+                request = &*request,
+                ?ending,
+                "a connection has ended"
+            );
         }
         self.leave_address(id);
         let Some(session) = self.session_of(id) else { return };
@@ -426,6 +463,6 @@ impl Shard {
         }
         self.users.remove(&identity.user, id.slot);
         let to = home::of_user(identity.user.as_str(), self.mesh.shards());
-        self.mesh.send(to, Envelope::Detach { shard: self.id, user: identity.user });
+        self.mesh.send(to, Envelope::Detach { connection: id, user: identity.user });
     }
 }

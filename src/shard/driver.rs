@@ -13,6 +13,7 @@ use super::overload::Overload;
 use super::sweep::TICK_MS;
 use super::{Action, Now, Shard};
 use crate::instance::{Instance, Phase};
+use crate::logging;
 use crate::metrics::ShardCells;
 use crate::ring::{Completion, Ring, RingSettings};
 use crate::room::fanout::CROWD;
@@ -30,6 +31,11 @@ const SENDS_PER_FLUSH: usize = CROWD;
 /// Completions that are worth waking up for while the next flush is not due yet.
 const COMPLETIONS_PER_WAKE: usize = 64;
 
+/// Turns between two flushes that are told apart when latencies are counted; what comes later counts with the last.
+const UNFLUSHED_TURNS: usize = 32;
+/// Part of DRAIN_TIMEOUT after which a shard ends, whoever is still there: the rest is for Redis to be told.
+const SHARDS_PART: f64 = 0.95;
+
 /// Milliseconds between two log lines about the same lasting trouble.
 const WARNING_INTERVAL_MS: u64 = 10_000;
 
@@ -45,8 +51,11 @@ pub struct Driver {
     pacer: FlushPacer,
     overload: Overload,
     completions: Vec<Completion>,
+    /// When each turn since the last flush began, and how many client messages it read.
+    unflushed: Vec<(Duration, u64)>,
     next_tick_ms: u64,
     draining: bool,
+    listening: bool,
     accepting: bool,
     /// When accepting may start again after it stopped.
     accept_at_ms: u64,
@@ -66,6 +75,12 @@ pub struct Surroundings {
     pub inboxes: Vec<Receiver<Envelope>>,
     /// Who wakes this shard.
     pub waker: Arc<Waker>,
+}
+
+/// The time `elapsed` after the start, which is now.
+fn at(elapsed: Duration) -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { since_start_ms: elapsed.as_millis() as u64, unix_ms: unix.as_millis() as u64 }
 }
 
 impl Driver {
@@ -92,8 +107,10 @@ impl Driver {
             cells: around.cells,
             started: around.started,
             completions: Vec::new(),
+            unflushed: Vec::with_capacity(UNFLUSHED_TURNS),
             next_tick_ms: 0,
             draining: false,
+            listening: true,
             accepting: false,
             accept_at_ms: 0,
             next_warning_ms: 0,
@@ -101,31 +118,37 @@ impl Driver {
         Ok((driver, bound))
     }
 
-    /// Runs until the instance drains and the last client has gone, or the time for that is up.
+    /// Runs until the instance drains and the last client of all shards has gone, or the time for that is up. Until
+    /// then requests are answered: probes, and clients that are to look for another instance.
     ///
     /// It never gives the thread back to the executor: whoever yields to glommio 0.9 may find itself
     /// parked with work at hand, when the preemption timer fires before the executor looks at its tasks.
     pub fn run(mut self) {
+        logging::line::on_shard(self.shard.id().0);
         let mut drain_until = None;
         loop {
             self.turn();
             if self.draining {
-                let until = *drain_until.get_or_insert(Instant::now() + self.instance.settings.drain_timeout);
-                if self.shard.is_empty() || Instant::now() >= until {
+                let timeout = self.instance.live().drain_timeout;
+                let now = Instant::now();
+                let until = *drain_until.get_or_insert(now + timeout.mul_f64(SHARDS_PART));
+                if self.instance.connections() == 0 && self.listening {
+                    self.listening = false;
+                    self.ring.stop_listening();
+                    self.shard.finish_drain(at(self.started.elapsed()));
+                }
+                if now >= until || (!self.listening && self.shard.is_empty()) {
                     return;
                 }
             }
         }
     }
 
-    fn now(&self) -> Now {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { since_start_ms: self.started.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as u64 }
-    }
-
     fn turn(&mut self) {
-        let now = self.now();
+        let began = self.started.elapsed();
+        let now = at(began);
         self.cells.last_turn.set(now.since_start_ms);
+        let messages_before = self.cells.messages_in.get();
         self.shard.close_expired(now);
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.reap(COMPLETIONS_PER_TURN, &mut completions);
@@ -144,8 +167,9 @@ impl Driver {
         self.keep_time(now);
         self.shard.finish_turn(now);
         self.act();
+        self.note_received(began, self.cells.messages_in.get() - messages_before);
         self.flush();
-        self.wait(full || more);
+        self.wait(full || more, began);
     }
 
     fn handle(&mut self, completion: Completion, now: Now) {
@@ -206,15 +230,15 @@ impl Driver {
     fn keep_time(&mut self, now: Now) {
         if !self.draining && self.instance.phase() == Phase::Draining {
             self.draining = true;
-            self.ring.stop_listening();
             self.shard.handle_drain(now);
         }
         if now.since_start_ms >= self.next_tick_ms {
             self.next_tick_ms = now.since_start_ms + TICK_MS;
+            self.note_waiting();
             self.shard.handle_tick(now);
         }
         if !self.accepting
-            && !self.draining
+            && self.listening
             && self.shard.is_settled()
             && now.since_start_ms >= self.accept_at_ms
         {
@@ -236,7 +260,12 @@ impl Driver {
     fn flush(&mut self) {
         let started = self.started.elapsed();
         let now = started.as_millis() as u32;
-        if !self.shard.outboxes().is_dirty(now) || !self.pacer.due(started) {
+        if !self.shard.outboxes().is_dirty(now) {
+            // What was read has nothing to be sent here.
+            self.unflushed.clear();
+            return;
+        }
+        if !self.pacer.due(started) {
             return;
         }
         let (ring, cells) = (&mut self.ring, &self.cells);
@@ -253,11 +282,38 @@ impl Driver {
         cells.flushes.add(1);
         cells.sends.add(sends);
         cells.bytes_out.add(bytes);
-        self.pacer.flushed(started, self.started.elapsed());
+        cells.flush_bytes.observe(bytes);
+        cells.flush_connections.observe(sends);
+        let ended = self.started.elapsed();
+        for (read, messages) in self.unflushed.drain(..) {
+            cells.receive_to_flush_us.observe_many(ended.saturating_sub(read).as_micros() as u64, messages);
+        }
+        self.pacer.flushed(started, ended);
     }
 
-    fn wait(&mut self, busy: bool) {
+    /// Notes that a turn which began at `began` has read so many messages of clients.
+    fn note_received(&mut self, began: Duration, messages: u64) {
+        if messages == 0 {
+            return;
+        }
+        let full = self.unflushed.len() == UNFLUSHED_TURNS;
+        match self.unflushed.last_mut() {
+            Some((_, last)) if full => *last += messages,
+            _ => self.unflushed.push((began, messages)),
+        }
+    }
+
+    /// Notes what waits in the queues: those of the other shards come first.
+    fn note_waiting(&self) {
+        let mesh = (self.instance.shards.len() - 1).min(self.inboxes.len());
+        let waiting = |inboxes: &[Receiver<Envelope>]| inboxes.iter().map(|inbox| inbox.len() as u64).sum();
+        self.cells.mesh_waiting.set(waiting(&self.inboxes[..mesh]));
+        self.cells.uplink_waiting.set(waiting(&self.inboxes[mesh..]));
+    }
+
+    fn wait(&mut self, busy: bool, began: Duration) {
         let now = self.started.elapsed();
+        self.cells.busy_us.add(now.saturating_sub(began).as_micros() as u64);
         let now_ms = now.as_millis() as u64;
         let mut timeout = Duration::from_millis(self.next_tick_ms.saturating_sub(now_ms));
         let mut want = 1;

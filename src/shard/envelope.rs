@@ -5,13 +5,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 
+pub use super::correlation::Cause;
 use crate::accept::api::{Answer, Route};
 use crate::authorization::Verdict;
 use crate::ban::{Ban, Bans};
-use crate::identity::{ConnectionId, InstanceId, RoomId, ShardId, UserId};
+use crate::command::authorize::TokenVerifier;
+use crate::config::Settings;
+use crate::identity::{ConnectionId, InstanceId, RoomId, ShardId, SocketId, UserId};
 use crate::room::history::{NotRecovered, Position};
 pub use crate::room::presence::Member;
 use crate::room::route::RoomRoute;
+use crate::trace::OpenSpan;
 
 /// A request that waits for its answer: which connection asked, and by what `messageId`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +24,21 @@ pub struct Asker {
     pub connection: ConnectionId,
     /// The `messageId` that the reply carries.
     pub message_id: Option<Box<str>>,
+}
+
+/// What a running server takes over when its settings are read again.
+pub struct Reloaded {
+    /// The settings that hold from now on.
+    pub settings: Arc<Settings>,
+    /// What tokens are verified with.
+    pub verifier: Option<Arc<TokenVerifier>>,
+}
+
+/// Shows neither settings nor keys, which are secrets in part.
+impl std::fmt::Debug for Reloaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reloaded")
+    }
 }
 
 /// To a shard: from another shard, from itself (through the same code), or from the uplink.
@@ -136,8 +155,8 @@ pub enum Envelope {
     },
     /// A connection of the user has gone.
     Detach {
-        /// The shard it was on.
-        shard: ShardId,
+        /// The connection.
+        connection: ConnectionId,
         /// Its user.
         user: UserId,
     },
@@ -175,6 +194,8 @@ pub enum Envelope {
     },
     /// Who is banned from now on; those who are connected are closed.
     Bans(Arc<Bans>),
+    /// Settings and keys were read again.
+    Reloaded(Arc<Reloaded>),
     /// The control thread asks, or has something done; answered with [`ControlMessage::Part`].
     Ask {
         /// Its number for it.
@@ -200,6 +221,8 @@ pub struct PortRequest {
     pub route: Route,
     /// Its body.
     pub body: Vec<u8>,
+    /// The request itself, for what it causes.
+    pub cause: Cause,
     /// Where the answer goes.
     pub reply: Sender<Answer>,
 }
@@ -339,6 +362,8 @@ pub struct Store {
     pub sender: Option<ConnectionId>,
     /// The `room_message` as JSON, without `offset`.
     pub event: Bytes,
+    /// Where the message is followed: its span, and the correlation id that it came with.
+    pub trace: Option<Box<(Box<OpenSpan>, Box<str>)>>,
 }
 
 /// What became of a [`Store`].
@@ -442,11 +467,18 @@ pub enum UplinkCommand {
         user: UserId,
         /// Who waits for it.
         connection: ConnectionId,
+        /// Its name, if the connections of the user are limited: one too many over all instances is answered with
+        /// [`Envelope::TooManyConnections`].
+        counted: Option<SocketId>,
     },
-    /// The user's last connection on this instance has gone: unsubscribe.
+    /// A connection of the user has gone.
     Detach {
         /// The user.
         user: UserId,
+        /// Its name, if it was counted.
+        counted: Option<SocketId>,
+        /// Whether it was the last one on this instance: unsubscribe.
+        last: bool,
     },
     /// Answer to [`LinkState::Restoring`]: a room with members, to be subscribed and registered.
     Restore {
@@ -458,14 +490,19 @@ pub enum UplinkCommand {
         members: Vec<Member>,
         /// Those that came while the link was down: the other instances have not heard of them.
         newcomers: Vec<Member>,
-        /// Whether members of this instance published while the link was down: then the other
-        /// instances' members are told to resync.
-        published: bool,
+        /// Whether members were told meanwhile who is in the room, as far as this instance knew.
+        told: bool,
     },
     /// Answer to [`LinkState::Restoring`]: users with connections, to be subscribed.
     RestoreUsers {
-        /// The users.
-        users: Vec<UserId>,
+        /// The users, and their connections that are counted.
+        users: Vec<(UserId, Vec<SocketId>)>,
+    },
+    /// Answer to [`LinkState::Restoring`]: rooms in which this shard has published while the link was down. The other
+    /// instances' members are told to resync.
+    PublishedAlone {
+        /// The rooms.
+        rooms: Vec<RoomId>,
     },
     /// The shard has sent everything for [`LinkState::Restoring`].
     Restored {
@@ -484,9 +521,24 @@ pub enum Publication {
         /// The event's JSON text as clients receive it, without a WebSocket header.
         event: Bytes,
     },
+    /// The same, followed.
+    Traced(Box<TracedEvent>),
     /// A message to be stored, numbered and published in one step; answered with [`Envelope::Stored`]. All
     /// instances get it from Redis in the order of its offsets, this one too.
     Store(Box<Store>),
+}
+
+/// One event for the other instances that is followed on its way.
+#[derive(Debug)]
+pub struct TracedEvent {
+    /// Its span, which ends when it is published.
+    pub span: Box<OpenSpan>,
+    /// The correlation id of the request that it came with.
+    pub request: Box<str>,
+    /// Who gets it.
+    pub target: Target,
+    /// The event's JSON text.
+    pub event: Bytes,
 }
 
 /// Who gets a publication.

@@ -17,9 +17,19 @@ use crate::limits;
 use crate::permission::RoomRight;
 use crate::room::archive::Appended;
 use crate::room::history::{Epoch, NotRecovered, Position};
+use crate::trace::OpenSpan;
 
-/// Part of an outbox that the messages missed since a reconnect may fill: the rest is for what comes meanwhile.
-const RECOVERY_SHARE: usize = 2;
+/// How many outboxes may be filled with the messages missed since a reconnect: whoever was closed because a full one
+/// waited has missed that, and what came since.
+const RECOVERY_OUTBOXES: usize = 2;
+
+/// Part of an outbox that a page of history may fill: the rest is for what comes meanwhile.
+const PAGE_SHARE: usize = 2;
+
+/// Bytes of messages in the reply to one join at most, where outboxes hold `outbox_bytes`.
+pub fn recovery_bytes(outbox_bytes: usize) -> usize {
+    RECOVERY_OUTBOXES * outbox_bytes
+}
 
 /// Milliseconds, beyond the time that Redis may take, after which an ack is given up: it comes within a turn of the
 /// room's home or a flush of the uplink, or not at all.
@@ -63,8 +73,10 @@ impl Shard {
         room: RoomId,
         frame: &Bytes,
         message_id: Option<&str>,
+        span: Option<Box<OpenSpan>>,
         now: Now,
     ) -> Result<Outcome, Refused> {
+        let trace = span.map(|span| Box::new((span, self.request_id(id).into())));
         let to = home::of_room(room.as_str(), self.mesh.shards());
         let awaited = message_id.map(|message_id| Awaited {
             room: room.clone(),
@@ -84,6 +96,7 @@ impl Shard {
             user: identity.user.clone(),
             sender: Some(id),
             event: frame::payload(frame),
+            trace,
         });
         self.submit(store, to)?;
         if let (Some(session), Some(awaited)) = (self.session_of(id), awaited) {
@@ -111,7 +124,7 @@ impl Shard {
 
     /// As the room's home: numbers the message, keeps it, and hands it to the members.
     pub(super) fn home_store(&mut self, store: Store, now: Now) {
-        let Store { room, asker, user, sender, event } = store;
+        let Store { room, asker, user, sender, event, trace } = store;
         let name = asker.message_id.as_deref().map(|message_id| (user.as_str(), message_id));
         let text = std::str::from_utf8(&event).expect("an event was made of text");
         let appended =
@@ -124,6 +137,9 @@ impl Shard {
             }
             Appended::Repeated(offset) => offset,
         };
+        if let Some(trace) = trace {
+            trace.0.finish(None);
+        }
         let outcome = StoreOutcome::Stored(offset);
         self.mesh.send(asker.connection.shard, Envelope::Stored { room, asker, outcome });
     }
@@ -218,13 +234,17 @@ impl Shard {
     }
 
     fn recovery_bytes(&self) -> usize {
-        self.settings().outbox_bytes / RECOVERY_SHARE
+        recovery_bytes(self.settings().outbox_bytes)
     }
 
-    /// Bytes of past messages that one reply may have now: a client that reads is not closed for what it is given to
-    /// catch up.
+    /// Bytes of past messages that the reply to a join may have now.
     fn replay_bytes(&self, slot: u32) -> usize {
         self.recovery_bytes().saturating_sub(self.outboxes.bytes(slot))
+    }
+
+    /// Bytes that a page may have now: a client that reads is not closed for what it is given.
+    fn page_bytes(&self, slot: u32) -> usize {
+        (self.settings().outbox_bytes / PAGE_SHARE).saturating_sub(self.outboxes.bytes(slot))
     }
 
     /// What was missed, unless it is more than the connection can take now.
@@ -289,7 +309,7 @@ impl Shard {
             let message = "the history cannot be read now: try again";
             return self.error(slot, ErrorCode::Unavailable, message, message_id, Some(1000));
         };
-        let most = self.replay_bytes(slot);
+        let most = self.page_bytes(slot);
         let mut bytes = 0;
         // What does not fit into one reply is for the next page.
         let fitting = page.frames.iter().take_while(|frame| {

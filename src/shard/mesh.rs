@@ -96,6 +96,11 @@ impl Mesh {
         self.peers[to.index()].as_ref().is_some_and(|peer| peer.outlet.backlog() > BACKLOG)
     }
 
+    /// Control messages that wait for room in the queues to the other shards.
+    pub fn backlog(&self) -> usize {
+        self.peers.iter().flatten().map(|peer| peer.outlet.backlog()).sum()
+    }
+
     /// The next message of this shard to itself.
     pub fn next_local(&mut self) -> Option<Envelope> {
         self.local.pop_front()

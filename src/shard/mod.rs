@@ -7,10 +7,12 @@ mod admission;
 pub mod api;
 mod authorization;
 mod connection;
+pub mod correlation;
+mod drain;
 pub mod driver;
 pub mod envelope;
 mod expiry;
-mod history;
+pub mod history;
 pub mod home;
 pub mod mesh;
 pub mod outlet;
@@ -26,27 +28,33 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
+use hashbrown::HashSet;
 
 use self::api::Api;
-use self::envelope::{ControlMessage, LinkState, Publication, UplinkCommand};
+use self::correlation::Correlations;
+use self::drain::Drain;
+use self::envelope::{ControlMessage, LinkState, Publication, Reloaded, UplinkCommand};
 use self::expiry::Expiries;
 use self::mesh::Mesh;
 use self::outlet::Outlet;
 use self::secure::TlsStreams;
 use self::session::{Phase, Session};
-use self::sweep::{Asked, Drain};
+use self::sweep::Asked;
 use crate::authorization::Question;
 use crate::codec::deflate::{Deflater, Inflater};
 use crate::command::authorize::TokenVerifier;
 use crate::command::decode::Scratch;
 use crate::config::Settings;
-use crate::identity::{ConnectionId, ShardId, SocketId};
+use crate::hashing::Hashing;
+use crate::identity::{ConnectionId, RoomId, ShardId, SocketId};
 use crate::instance::Instance;
+use crate::limits;
 use crate::metrics::ShardCells;
 use crate::ring::Key;
 use crate::room::archive::Archive;
 use crate::room::directory::Directory;
 use crate::room::presence::Homes;
+use crate::room::traffic::Traffic;
 use crate::room::users::{ShardUsers, UserHomes};
 use crate::send::outbox::Outboxes;
 
@@ -86,15 +94,30 @@ pub struct UplinkPort {
     pub publications: Sender<Publication>,
     /// The link as this shard was last told.
     pub state: LinkState,
+    /// Rooms in which this shard has published since the link was lost: at most [`limits::ROOMS_ALONE`].
+    pub published_alone: HashSet<RoomId, Hashing>,
     /// Whether the link has been up or is known to be down. Until then no client is accepted: it could
     /// neither be promised that a room's messages reach it nor told that they may not.
     pub settled: bool,
+}
+
+impl UplinkPort {
+    /// Remembers that members of this room on other instances miss a message, to be told later. False when no more
+    /// rooms can be remembered: the message must not be delivered then, or they would never know.
+    fn note_published_alone(&mut self, room: &RoomId) -> bool {
+        if self.published_alone.contains(room) {
+            return true;
+        }
+        self.published_alone.len() < limits::ROOMS_ALONE && self.published_alone.insert(room.clone())
+    }
 }
 
 /// Everything that one core owns.
 pub struct Shard {
     id: ShardId,
     instance: Arc<Instance>,
+    /// The settings that hold now.
+    settings: Arc<Settings>,
     cells: Arc<ShardCells>,
     verifier: Option<Arc<TokenVerifier>>,
     sessions: Vec<Option<Session>>,
@@ -124,6 +147,10 @@ pub struct Shard {
     /// Whether messages to others are refused now, because there are too many.
     sheds: bool,
     api: Api,
+    correlations: Correlations,
+    traffic: Traffic,
+    /// When a refused message may be logged again, in ms since the process started.
+    log_refusal_at: u64,
 }
 
 impl Shard {
@@ -148,6 +175,7 @@ impl Shard {
             deflater: Deflater::new(instance.settings.compression_threshold),
             outboxes: Outboxes::new(instance.settings.outbox_bytes),
             tls: TlsStreams::default(),
+            settings: instance.live(),
             instance,
             verifier,
             sessions: Vec::new(),
@@ -168,6 +196,9 @@ impl Shard {
             drain: None,
             sheds: false,
             api: Api::default(),
+            correlations: Correlations::default(),
+            traffic: Traffic::default(),
+            log_refusal_at: 0,
         }
     }
 
@@ -185,8 +216,21 @@ impl Shard {
         self
     }
 
+    /// Its number.
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Settings and keys were read again.
+    fn adopt(&mut self, reloaded: &Reloaded) {
+        self.settings = reloaded.settings.clone();
+        self.verifier = reloaded.verifier.clone();
+        self.deflater.adopt(self.settings.compression_threshold);
+        self.outboxes.adopt(self.settings.outbox_bytes);
+    }
+
     fn settings(&self) -> &Settings {
-        &self.instance.settings
+        &self.settings
     }
 
     /// The session in `slot`, unless its socket is gone.

@@ -1,7 +1,8 @@
 //! What clients ask for: each message is checked, carried out or refused, and answered.
 
 use super::admission::over_the_rate;
-use super::envelope::{Asker, Envelope, Join, LinkState, Member, Publication, Target};
+use super::correlation::publication;
+use super::envelope::{Asker, Envelope, Join, LinkState, Member, Target};
 use super::session::Joining;
 use super::sweep::{Asked, Question};
 use super::{Now, Shard, history, home};
@@ -13,13 +14,18 @@ use crate::command::decode::{Command, Request, decode};
 use crate::command::event;
 use crate::command::rejection::{ErrorCode, Rejection};
 use crate::identity::{ConnectionId, RoomId, UserId};
+use crate::metrics::kinds::Limit;
 use crate::permission::RoomRight;
 use crate::room::directory::Membership;
 use crate::room::fanout::{CROWD, fan_out};
 use crate::room::history::Position;
+use crate::trace::SpanKind;
 
 /// Messages in a row that were not valid, after which the client is taken for a broken one.
 const INVALID_MESSAGES: u8 = 10;
+
+/// Milliseconds between two log lines about rooms that cannot be: whoever sends such names must not fill the log.
+const REFUSAL_LOG_MS: u64 = 10_000;
 
 /// A request that fails: the code and the words of the error reply.
 pub(super) struct Refused(pub(super) ErrorCode, pub(super) &'static str, pub(super) Option<u64>);
@@ -65,6 +71,9 @@ impl Shard {
         let (rate, burst) =
             claimed.map_or((rate, burst), |own| (own.per_second.get().into(), own.burst.get().into()));
         let wait = session.allowance.take(rate, burst, now).err();
+        if wait.is_some() {
+            self.cells.reached(Limit::MessageRate);
+        }
         let wait = wait.or_else(|| self.meter_message(slot, text.len(), now).err());
         self.handle_message(slot, text, wait, now);
     }
@@ -80,6 +89,12 @@ impl Shard {
     }
 
     fn reject(&mut self, slot: u32, rejection: &Rejection<'_>, now: Now) {
+        let Some(session) = self.session(slot) else { return };
+        let id = session.id;
+        if rejection.code == ErrorCode::InvalidRoom && now.since_start_ms >= self.log_refusal_at {
+            self.log_refusal_at = now.since_start_ms + REFUSAL_LOG_MS;
+            tracing::warn!(socket = %self.socket_id(id), reason = &*rejection.message, "a client names no room");
+        }
         let Some(session) = self.session(slot) else { return };
         session.invalid = session.invalid.saturating_add(1);
         let hopeless = session.invalid >= INVALID_MESSAGES;
@@ -116,7 +131,12 @@ impl Shard {
         match outcome {
             Ok(Outcome::Done | Outcome::Later) => {}
             Ok(Outcome::Park(room)) => self.park(slot, &room, message_id, text),
-            Err(Refused(code, message, retry)) => self.error(slot, code, message, message_id, retry),
+            Err(Refused(code, message, retry)) => {
+                if code == ErrorCode::Unavailable {
+                    self.cells.reached(Limit::Queue);
+                }
+                self.error(slot, code, message, message_id, retry);
+            }
         }
     }
 
@@ -231,7 +251,7 @@ impl Shard {
     fn detach(&mut self, id: ConnectionId, user: &UserId) {
         self.users.remove(user, id.slot);
         let to = home::of_user(user.as_str(), self.mesh.shards());
-        self.mesh.send(to, Envelope::Detach { shard: self.id, user: user.clone() });
+        self.mesh.send(to, Envelope::Detach { connection: id, user: user.clone() });
     }
 
     pub(super) fn join(
@@ -263,6 +283,7 @@ impl Shard {
         let inside = known.is_some_and(|slice| session.membership(slice).is_some());
         let pending = session.unsettled.as_ref().map_or(0, |unsettled| unsettled.joining.len());
         if !inside && session.rooms.len() + pending >= limit {
+            self.cells.reached(Limit::RoomsPerConnection);
             let message = "this connection is in as many rooms as it may: leave one first";
             return Err((ErrorCode::TooManyRooms, message).into());
         }
@@ -270,6 +291,7 @@ impl Shard {
             return Err(BUSY);
         }
         self.meter_join(id, now)?;
+        let span = self.follow_in(id, "join", SpanKind::Server, wish.room);
         let Some(session) = self.session_of(id) else { return Ok(Outcome::Done) };
         session.unsettled().joining.push(Joining {
             room: room.clone(),
@@ -280,6 +302,7 @@ impl Shard {
             resume: wish.resume,
             asked_at: now.ms(),
             parked: Vec::new(),
+            span,
         });
         if asks && !self.ask_application(id, &room, now) {
             let _ = self.session_of(id).and_then(|session| session.take_joining(&room));
@@ -373,6 +396,7 @@ impl Shard {
         };
         self.may(id, RoomRight::Publish, room)?;
         let socket = self.socket_id(id).text();
+        let mut span = self.follow_in(id, "publish", SpanKind::Producer, room);
         let Some(sender) =
             self.sessions[id.slot as usize].as_ref().and_then(|session| session.identity.as_ref())
         else {
@@ -390,18 +414,18 @@ impl Shard {
         });
         if slice.history {
             let room = slice.room.clone();
-            return self.store(id, room, &frame, message_id, now);
+            return self.store(id, room, &frame, message_id, span, now);
         }
-        if let Some(uplink) = &self.uplink {
-            if uplink.state == LinkState::Down {
-                slice.route.mark_published_alone();
-            } else {
-                let publication = Publication::Event {
-                    target: Target::Room(slice.room.clone()),
-                    event: frame::payload(&frame),
-                };
-                uplink.publications.try_send(publication).map_err(|_| BUSY)?;
-            }
+        if let Some(uplink) = &self.uplink
+            && uplink.state != LinkState::Down
+        {
+            let (target, event) = (Target::Room(slice.room.clone()), frame::payload(&frame));
+            let publication = publication(span.take(), || self.request_id(id).into(), target, event);
+            uplink.publications.try_send(publication).map_err(|_| BUSY)?;
+        } else if let Some(uplink) = &mut self.uplink
+            && !uplink.note_published_alone(&slice.room)
+        {
+            return Err(BUSY);
         }
         let outboxes = &mut self.outboxes;
         let mut forms = Forms::new(&frame, &mut self.deflater);
@@ -415,6 +439,7 @@ impl Shard {
             }
         });
         self.cells.deliveries.add(count);
+        self.cells.fan_out.observe(count);
         slice.count(count);
         self.cells.compressed.add(forms.is_compressed().into());
         for shard in slice.route.shards().without(self.id) {
@@ -425,6 +450,7 @@ impl Shard {
                 self.cells.mesh_dropped.add(1);
             }
         }
+        span.into_iter().for_each(|span| span.finish(None));
         if let Some(message_id) = message_id {
             self.outboxes.push(id.slot, &event::message_ack(message_id, Some(slice.room.as_str()), None));
         }
@@ -449,7 +475,7 @@ impl Shard {
         if self.mesh.is_congested(to) {
             return Err(BUSY);
         }
-        self.publish_to_others(Target::User(target.clone()), frame::payload(&frame))?;
+        self.publish_to_others(id, Target::User(target.clone()), frame::payload(&frame))?;
         self.mesh.send(to, Envelope::ToUser { user: target, frame });
         if let Some(message_id) = message_id {
             self.outboxes.push(id.slot, &event::message_ack(message_id, None, None));
@@ -471,7 +497,7 @@ impl Shard {
             return Err((ErrorCode::Forbidden, "this needs a token with the broadcast permission").into());
         }
         let frame = event::global_message(sender.user.as_str(), now.unix_ms, data);
-        self.publish_to_others(Target::Global, frame::payload(&frame))?;
+        self.publish_to_others(id, Target::Global, frame::payload(&frame))?;
         for shard in self.mesh.others() {
             self.mesh.send(shard, Envelope::GlobalFrame { frame: frame.clone() });
         }
@@ -482,10 +508,17 @@ impl Shard {
         Ok(())
     }
 
-    fn publish_to_others(&mut self, target: Target, event: bytes::Bytes) -> Result<(), Refused> {
+    fn publish_to_others(
+        &mut self,
+        id: ConnectionId,
+        target: Target,
+        event: bytes::Bytes,
+    ) -> Result<(), Refused> {
+        let span = self.follow(id, "publish", SpanKind::Producer);
         match &self.uplink {
             Some(uplink) if uplink.state != LinkState::Down => {
-                uplink.publications.try_send(Publication::Event { target, event }).map_err(|_| BUSY)
+                let publication = publication(span, || self.request_id(id).into(), target, event);
+                uplink.publications.try_send(publication).map_err(|_| BUSY)
             }
             _ => Ok(()),
         }

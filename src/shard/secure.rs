@@ -67,6 +67,14 @@ impl Shard {
     /// Bytes came in from a client.
     pub fn handle_received(&mut self, from: Key, bytes: &mut [u8], now: Now) {
         self.cells.bytes_in.add(bytes.len() as u64);
+        if !self.is_prefaced(from.slot) {
+            self.read_raw(from, bytes, now);
+        } else if let Some(mut rest) = self.read_preface(from.slot, bytes, now) {
+            self.read_raw(from, &mut rest, now);
+        }
+    }
+
+    fn read_raw(&mut self, from: Key, bytes: &mut [u8], now: Now) {
         if self.tls.get(from.slot).is_some() {
             self.read_sealed(from, bytes, now);
         } else {

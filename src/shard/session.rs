@@ -15,6 +15,7 @@ use crate::identity::{ConnectionId, RoomId};
 use crate::quota::Place;
 use crate::room::directory::{Membership, Moved};
 use crate::room::history::Position;
+use crate::trace::OpenSpan;
 
 /// Where a connection stands in its life. It only ever moves down this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +51,8 @@ pub(super) struct Joining {
     pub(super) asked_at: u32,
     /// Messages about this room that came meanwhile; they are handled once the join is answered.
     pub(super) parked: Vec<Box<str>>,
+    /// The join's span, where it is followed.
+    pub(super) span: Option<Box<OpenSpan>>,
 }
 
 /// Messages that may be parked for one pending join: what a client pipelines, not what it streams.
@@ -231,13 +234,13 @@ impl Allowance {
     /// # Errors
     /// Milliseconds until there is one again.
     pub(super) fn take(&mut self, rate: u32, burst: u32, now: Now) -> Result<(), u64> {
-        if rate == 0 {
+        if rate == 0 || burst == 0 {
             return Ok(());
         }
         // `rate` messages per second are `rate` thousandths per millisecond.
         let earned = now.ms().wrapping_sub(self.updated).saturating_mul(rate);
         self.updated = now.ms();
-        self.available = self.available.saturating_add(earned).min(burst.max(1).saturating_mul(1000));
+        self.available = self.available.saturating_add(earned).min(burst.saturating_mul(1000));
         match self.available.checked_sub(1000) {
             Some(rest) => {
                 self.available = rest;
@@ -274,5 +277,6 @@ mod tests {
     fn no_rate_means_no_limit() {
         let mut allowance = Allowance::full(0, at(0));
         assert!((0..1000).all(|_| allowance.take(0, 0, at(0)).is_ok()));
+        assert!((0..1000).all(|_| allowance.take(1, 0, at(0)).is_ok()), "nor does no burst");
     }
 }

@@ -9,11 +9,11 @@ use super::{Now, Shard};
 use crate::codec::forms::Forms;
 use crate::command::decode;
 use crate::command::event::{self, ClusterStatus};
-use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
+use crate::identity::{ConnectionId, RoomId, UserId};
 use crate::ring::COPY_UP_TO;
 use crate::room::fanout::{CROWD, SliceMember, fan_out};
 use crate::room::history::Position;
-use crate::room::presence::Home;
+use crate::room::users::Detached;
 
 /// Receivers for whom a frame of another thread is copied.
 const OWN_COPY_FROM: usize = 4;
@@ -73,11 +73,12 @@ impl Shard {
             Envelope::ReadHistory(request) => self.home_read(request, now),
             Envelope::History { room, asker, page } => self.history_read(&room, &asker, page),
             Envelope::Attach { connection, user } => self.home_attach(connection, &user),
-            Envelope::Detach { shard, user } => self.home_detach(shard, &user),
+            Envelope::Detach { connection, user } => self.home_detach(connection, &user),
             Envelope::ToUser { user, frame } => self.home_to_user(&user, &frame),
             Envelope::UserFrame { user, frame } => self.deliver_to_user(&user, &frame),
             Envelope::GlobalFrame { frame } => self.deliver_to_everyone(&frame),
             Envelope::Link(state) => self.link_changed(state),
+            Envelope::Reloaded(reloaded) => self.adopt(&reloaded),
             Envelope::Bans(_)
             | Envelope::ToRoom { .. }
             | Envelope::Ask { .. }
@@ -99,6 +100,7 @@ impl Shard {
         if let (Some(uplink), true) = (&mut self.uplink, linked) {
             uplink.commands.send(UplinkCommand::Join { enters: enters || join.again, join, route });
         } else {
+            home.mark_told_alone();
             let member_count = home.user_count();
             let members = join.want_members.then(|| home.members().collect());
             if enters || join.again {
@@ -128,6 +130,9 @@ impl Shard {
             let last = left.remaining == 0;
             uplink.commands.send(UplinkCommand::Leave { room: room.clone(), member: left.member, last });
         } else {
+            if let Some(home) = self.homes.get_mut(room.as_str()) {
+                home.mark_told_alone();
+            }
             self.announce(room, false, &left.member, left.remaining);
         }
     }
@@ -145,31 +150,38 @@ impl Shard {
         if let (true, Some(uplink)) = (self.is_linked(), &mut self.uplink) {
             return uplink.commands.send(UplinkCommand::ListMembers { room, asker });
         }
-        let home = self.homes.get(room.as_str());
-        let members: Vec<_> = home.into_iter().flat_map(Home::members).collect();
+        let mut members = Vec::new();
+        if let Some(home) = self.homes.get_mut(room.as_str()) {
+            home.mark_told_alone();
+            members.extend(home.members());
+        }
         let (to, member_count) = (asker.connection.shard, members.len() as u32);
         self.mesh.send(to, Envelope::Members { room, asker, member_count, members });
     }
 
     fn home_attach(&mut self, connection: ConnectionId, user: &UserId) {
-        self.user_homes.attach(user, connection.shard);
+        self.user_homes.attach(user, connection);
         if self.refuses_another(connection, user) {
             return;
         }
         let linked = self.is_linked();
+        let counted = self.counted_session(connection, user);
         match &mut self.uplink {
             Some(uplink) if linked => {
-                uplink.commands.send(UplinkCommand::Attach { user: user.clone(), connection });
+                uplink.commands.send(UplinkCommand::Attach { user: user.clone(), connection, counted });
             }
             _ => self.mesh.send(connection.shard, Envelope::Attached { connection }),
         }
     }
 
-    fn home_detach(&mut self, shard: ShardId, user: &UserId) {
-        if self.user_homes.detach(user, shard)
-            && let Some(uplink) = &mut self.uplink
+    fn home_detach(&mut self, connection: ConnectionId, user: &UserId) {
+        let detached = self.user_homes.detach(user, connection);
+        let counted = self.counted_session(connection, user);
+        let last = detached == Detached::Last;
+        if let Some(uplink) = &mut self.uplink
+            && (last || (counted.is_some() && detached != Detached::Unknown))
         {
-            uplink.commands.send(UplinkCommand::Detach { user: user.clone() });
+            uplink.commands.send(UplinkCommand::Detach { user: user.clone(), counted, last });
         }
     }
 
@@ -191,7 +203,6 @@ impl Shard {
             LinkState::Restoring => self.restore(),
             LinkState::Up => {
                 self.homes.iter_mut().for_each(|(_, home)| home.set_all_registered());
-                self.restore_late();
                 self.deliver_to_everyone(&event::cluster_status(ClusterStatus::Ok));
             }
             LinkState::Down => {}
@@ -200,6 +211,7 @@ impl Shard {
 
     /// Tells the uplink everything that this shard is home to.
     fn restore(&mut self) {
+        let users = self.counted_users();
         let Some(uplink) = &mut self.uplink else { return };
         for (room, home) in self.homes.iter_mut() {
             let (members, newcomers) = home.by_registration();
@@ -208,26 +220,13 @@ impl Shard {
                 route: home.route.clone(),
                 members,
                 newcomers,
-                published: home.route.take_published_alone(),
+                told: home.take_told_alone(),
             });
         }
-        let users = self.user_homes.users().cloned().collect();
         uplink.commands.send(UplinkCommand::RestoreUsers { users });
+        let rooms = uplink.published_alone.drain().collect();
+        uplink.commands.send(UplinkCommand::PublishedAlone { rooms });
         uplink.commands.send(UplinkCommand::Restored { shard: self.id });
-    }
-
-    /// Restores those rooms once more in which a shard has published alone after they were restored, because it
-    /// heard later than this one that the link is back. By now all of them have heard.
-    fn restore_late(&mut self) {
-        let Some(uplink) = &mut self.uplink else { return };
-        for (room, home) in self.homes.iter_mut() {
-            if home.route.take_published_alone() {
-                let (members, newcomers) = home.by_registration();
-                let (room, route) = (room.clone(), home.route.clone());
-                let restore = UplinkCommand::Restore { room, route, members, newcomers, published: true };
-                uplink.commands.send(restore);
-            }
-        }
     }
 
     // ── as the owner of connections ───────────────────────────────────────────────────────
@@ -259,6 +258,10 @@ impl Shard {
         let Some(session) = self.session_of(id) else { return };
         let Some(joining) = session.take_joining(&room) else { return };
         let inside = known.and_then(|slice| session.membership(slice));
+        if let Some(mut span) = joining.span {
+            span.set("tableforge.members", u64::from(member_count));
+            span.finish(None);
+        }
         let window = session.window;
         let covered = inside.is_none() && self.settings().history.covers(room.as_str());
         match inside {
@@ -277,6 +280,9 @@ impl Shard {
         let mut list = members.as_deref().map(listed);
         let epoch = history.map(|position| position.epoch.to_string()).unwrap_or_default();
         let recovery = recovery.and_then(|frames| self.fitting(id.slot, frames));
+        if joining.since.is_some() {
+            self.cells.recoveries.count(recovery.as_ref().err().copied());
+        }
         let recovery = recovery.as_deref().map_err(|reason| reason.as_str());
         let reply = event::room_joined(event::RoomJoined {
             room: room.as_str(),
@@ -286,7 +292,7 @@ impl Shard {
             recovery: joining.since.map(|_| recovery),
             message_id: joining.message_id.as_deref(),
         });
-        self.outboxes.push(id.slot, &reply);
+        self.outboxes.push_replay(id.slot, &reply);
         if let Some(number) = joining.resume {
             self.resumed_room(id, number, room);
         }
@@ -310,7 +316,7 @@ impl Shard {
                 listed(members),
                 asker.message_id.as_deref(),
             );
-            self.outboxes.push(id.slot, &reply);
+            self.outboxes.push_replay(id.slot, &reply);
         }
     }
 
@@ -332,6 +338,7 @@ impl Shard {
             }
         });
         self.cells.deliveries.add(count);
+        self.cells.fan_out.observe(count);
         self.directory.slice(slice).count(count);
         self.cells.compressed.add(forms.is_compressed().into());
     }

@@ -1,7 +1,9 @@
-//! Time passes: deadlines of every connection, looked at in turn, and the end of the instance.
+//! Time passes: deadlines of every connection, looked at in turn.
 //!
 //! There are no timers. Each tick looks at a tenth of the connections, so each is seen once a second,
 //! and a deadline is kept within a second of what was set.
+
+use std::sync::Arc;
 
 use super::envelope::{Asker, Envelope, ReadHistory};
 use super::mesh::Mesh;
@@ -12,7 +14,6 @@ use crate::accept::http;
 use crate::accept::request::Refusal;
 use crate::codec::close::CloseCode;
 use crate::codec::frame;
-use crate::command::event;
 use crate::command::rejection::ErrorCode;
 use crate::identity::{ConnectionId, RoomId};
 use crate::limits;
@@ -30,9 +31,6 @@ const CLOSE_MS: u32 = 5000;
 
 /// Milliseconds after which a request to another thread is sent again.
 const ASK_AGAIN_MS: u32 = 2000;
-
-/// Milliseconds over which draining clients are told to spread their return.
-const RETURN_SPREAD_MS: u64 = 5000;
 
 /// What a client wants to know of a room.
 #[derive(Clone, Copy, Debug)]
@@ -52,23 +50,16 @@ pub(super) struct Asked {
     pub(super) since: u32,
 }
 
-/// How far a drain has come.
-#[derive(Debug)]
-pub(super) struct Drain {
-    /// Slots below this have been closed.
-    next: usize,
-    /// Connections to close per tick.
-    per_tick: usize,
-    /// When the first is closed: the announcement goes out alone.
-    from_ms: u64,
-}
-
 impl Shard {
     /// A tick has passed.
     pub fn handle_tick(&mut self, now: Now) {
         if !self.instance.is_degraded() {
             self.instance.quotas.share_among(self.instance.instances());
         }
+        if let Some(rooms) = self.traffic.look(&self.directory, now.since_start_ms) {
+            self.instance.busy_rooms[self.id.index()].store(Arc::new(rooms));
+        }
+        self.cells.mesh_backlog.set(self.mesh.backlog() as u64);
         let count = self.sessions.len().div_ceil(TICKS_PER_SWEEP);
         let end = (self.sweep_from + count).min(self.sessions.len());
         for slot in self.sweep_from..end {
@@ -80,10 +71,10 @@ impl Shard {
             self.deliver_sizes();
             self.look_at_questions(now);
             self.look_at_api(now);
-            let homes = &self.homes;
-            self.archive.sweep(now.since_start_ms, |room| homes.get(room.as_str()).is_some());
             self.outboxes.trim();
         }
+        let homes = &self.homes;
+        self.archive.sweep(now.since_start_ms, |room| homes.get(room.as_str()).is_some());
         self.drain_some(now);
         self.step_local(now);
     }
@@ -110,7 +101,7 @@ impl Shard {
     }
 
     fn look_at_open(&mut self, slot: u32, now: Now) {
-        let settings = &self.instance.settings;
+        let settings = &self.settings;
         let silence = ms(settings.ping_interval);
         let patience = silence.saturating_add(ms(settings.pong_timeout));
         let (authentication, age) = (ms(settings.authentication_timeout), ms(settings.outbox_age));
@@ -130,6 +121,7 @@ impl Shard {
             self.close(slot, CloseCode::NoPong, "no pong in time", now);
         } else if self.outboxes.stalled_for(slot, now.ms()).is_some_and(|stalled| stalled >= age) {
             self.cells.slow_closes.add(1);
+            self.cells.outboxes_stalled.add(1);
             self.close(slot, CloseCode::SlowReader, "nothing was read for too long", now);
         } else if ping {
             self.outboxes.push(slot, &frame::ping());
@@ -234,40 +226,6 @@ impl Shard {
             if self.session_of(asked.asker.connection).is_some() {
                 let message = "the answer could not be had in time: ask again";
                 self.error(slot, ErrorCode::Unavailable, message, message_id, None);
-            }
-        }
-    }
-
-    /// The instance is going away: every client is told when to come back, each at another time.
-    pub fn handle_drain(&mut self, now: Now) {
-        let open = self.sessions.iter().flatten().filter(|session| session.phase == Phase::Open);
-        let open: Vec<_> = open.map(|session| session.id).collect();
-        for (place, id) in open.iter().enumerate() {
-            let delay = RETURN_SPREAD_MS * (place as u64 + 1) / open.len() as u64;
-            self.outboxes.push(id.slot, &event::server_draining(delay));
-        }
-        let ticks = (ms(self.settings().drain_timeout) as usize / 2 / TICK_MS as usize).clamp(1, 50);
-        let per_tick = self.sessions.len().div_ceil(ticks).max(100);
-        self.drain = Some(Drain { next: 0, per_tick, from_ms: now.since_start_ms + TICK_MS });
-    }
-
-    fn drain_some(&mut self, now: Now) {
-        let Some(drain) = &mut self.drain else { return };
-        if now.since_start_ms < drain.from_ms {
-            return;
-        }
-        let from = drain.next;
-        drain.next = (from + drain.per_tick).min(self.sessions.len());
-        for slot in from..drain.next {
-            let Some(session) = self.sessions[slot].as_ref() else { continue };
-            match session.phase {
-                Phase::Handshake => self.drop_connection(session.id, now),
-                _ => self.close(
-                    slot as u32,
-                    CloseCode::ServiceRestart,
-                    "the server is restarting: come back",
-                    now,
-                ),
             }
         }
     }

@@ -13,6 +13,8 @@ pub enum Channel<'a> {
     Room(&'a str),
     /// Messages to the user with this name.
     User(&'a str),
+    /// Whatever the instance with this name sends to all others.
+    Lane(&'a str),
 }
 
 /// Makes and reads channel names under one prefix.
@@ -35,6 +37,7 @@ impl Channels {
             Channel::Global => format!("{prefix}global"),
             Channel::Room(room) => format!("{prefix}rooms:{room}"),
             Channel::User(user) => format!("{prefix}users:{user}"),
+            Channel::Lane(instance) => format!("{prefix}lane:{instance}"),
         }
     }
 
@@ -58,6 +61,7 @@ impl Channels {
                 match kind {
                     "rooms" => Some(Channel::Room(name)),
                     "users" => Some(Channel::User(name)),
+                    "lane" => Some(Channel::Lane(name)),
                     _ => None,
                 }
             }
@@ -78,6 +82,7 @@ mod tests {
             Channel::Room("x:y"),
             Channel::User("u:\u{e9}"),
             Channel::Room("global"),
+            Channel::Lane("i-1"),
         ] {
             assert_eq!(channels.parse(channels.name(channel).as_bytes()), Some(channel));
         }

@@ -6,9 +6,11 @@ use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
-use super::batch::{self, BatchError, Header, Origin, Record, Sequence, Unpacker};
+use super::arrivals::Arrivals;
+use super::batch::{self, BatchError, Header, Origin, Record, Section, Sequence};
 use super::channel::Channel;
 use super::following::Following;
+use super::packing::Unpacker;
 use super::presence::decode_member;
 use crate::codec::frame;
 use crate::command::decode::{Scratch, decode_publication};
@@ -21,6 +23,7 @@ use crate::room::route::RoomRoute;
 use crate::shard::envelope::{Envelope, LinkState, Presence};
 use crate::shard::home;
 use crate::shard::outlet::Outlet;
+use crate::trace::Tracer;
 
 mod history;
 
@@ -58,6 +61,8 @@ pub mod reason {
     pub const LINK_LOST: &str = "redis_link_lost";
     /// Another instance's link was lost for a while: what its members sent did not arrive.
     pub const PEER_LINK_LOST: &str = "peer_link_lost";
+    /// Joins and leaves were missed while the link was lost; of the messages none was.
+    pub const PRESENCE: &str = "presence";
     /// A shard could not take messages as fast as they came.
     pub const OVERFLOW: &str = "overflow";
 }
@@ -99,6 +104,20 @@ impl Overflow {
         }
     }
 
+    /// Tells the shard of this room, if its queue has room now; whether there was nothing to tell, or it is told.
+    fn is_told(&mut self, shard: &mut Outlet<Envelope>, room: &RoomId) -> bool {
+        if self.all {
+            self.tell(shard);
+            return !self.all;
+        }
+        if !self.rooms.contains(room) {
+            return true;
+        }
+        let resync =
+            Envelope::RoomResync { room: Some(room.clone()), reason: reason::OVERFLOW, position: None };
+        shard.offer(resync).is_ok() && self.rooms.remove(room)
+    }
+
     fn is_empty(&self) -> bool {
         !self.all && self.rooms.is_empty()
     }
@@ -110,10 +129,12 @@ pub struct Delivery {
     shards: Vec<Outlet<Envelope>>,
     overflows: Vec<Overflow>,
     rooms: HashMap<RoomId, Room, Hashing>,
+    users: HashSet<UserId, Hashing>,
     following: Following,
     unpacker: Unpacker,
     scratch: Scratch,
     garbage_logged: u64,
+    arrivals: Arrivals,
     cells: Arc<UplinkCells>,
 }
 
@@ -134,12 +155,21 @@ impl Delivery {
             shards,
             overflows,
             rooms: HashMap::default(),
+            users: HashSet::default(),
             following,
             unpacker: Unpacker::new()?,
             scratch: Scratch::default(),
             garbage_logged: 0,
+            arrivals: Arrivals::default(),
             cells,
         })
+    }
+
+    /// The same, which records the deliveries of traced messages.
+    #[must_use]
+    pub fn traced(mut self, tracer: Option<Arc<Tracer>>) -> Self {
+        self.arrivals = Arrivals::new(tracer);
+        self
     }
 
     /// How many shards there are.
@@ -169,9 +199,20 @@ impl Delivery {
         self.rooms.contains_key(name)
     }
 
-    /// No room's messages are wanted any more.
-    pub fn remove_all_rooms(&mut self) {
+    /// Messages for the user are wanted from now on. True when that is new.
+    pub fn add_user(&mut self, user: UserId) -> bool {
+        self.users.insert(user)
+    }
+
+    /// Messages for the user are no longer wanted.
+    pub fn remove_user(&mut self, user: &UserId) {
+        self.users.remove(user);
+    }
+
+    /// No room's and no user's messages are wanted any more.
+    pub fn remove_all(&mut self) {
         self.rooms.clear();
+        self.users.clear();
     }
 
     /// Sends a control envelope to one shard: in order, and never lost.
@@ -207,9 +248,41 @@ impl Delivery {
     pub fn deliver(&mut self, channel: Channel<'_>, payload: &[u8], timestamp: u64) {
         if payload.first() == Some(&b'{') {
             self.deliver_foreign(channel, payload, timestamp);
-        } else if self.deliver_batch(channel, payload).is_err() {
+        } else if self.deliver_batch(channel, payload, timestamp).is_err() {
             self.garbage(payload, timestamp);
         }
+    }
+
+    /// Delivers what another instance has sent over its lane: what there are members or connections here for.
+    pub fn deliver_lane(&mut self, payload: &[u8], timestamp: u64) {
+        if self.deliver_sections(payload, timestamp).is_err() {
+            self.garbage(payload, timestamp);
+        }
+    }
+
+    fn deliver_sections(&mut self, payload: &[u8], timestamp: u64) -> Result<(), BatchError> {
+        let header = batch::parse_header(payload)?;
+        let bytes = self.unpacker.unpack(payload)?;
+        let (rooms, users) = (&self.rooms, &self.users);
+        let sections = batch::parse_sections(&bytes, |section| match section {
+            Section::Room { name, .. } => rooms.contains_key(*name),
+            Section::User(name) => users.contains(*name),
+            Section::Everyone => true,
+        })?;
+        self.cells.batches_in.add(1);
+        self.cells.lane_batches_in.add(1);
+        if let Some((_, records)) = sections.first() {
+            self.measure(records, timestamp);
+        }
+        for (section, records) in &sections {
+            let (channel, sequence) = match *section {
+                Section::Room { name, sequence } => (Channel::Room(name), sequence),
+                Section::User(name) => (Channel::User(name), Sequence::Unnumbered),
+                Section::Everyone => (Channel::Global, Sequence::Unnumbered),
+            };
+            self.deliver_records(channel, Header { sequence, ..header }, records);
+        }
+        Ok(())
     }
 
     /// Counts a payload that is of no use, and logs it unless one was logged just before.
@@ -236,55 +309,84 @@ impl Delivery {
         }
     }
 
-    fn deliver_batch(&mut self, channel: Channel<'_>, payload: &[u8]) -> Result<(), BatchError> {
+    fn deliver_batch(
+        &mut self,
+        channel: Channel<'_>,
+        payload: &[u8],
+        timestamp: u64,
+    ) -> Result<(), BatchError> {
         let header = batch::parse_header(payload)?;
         if header.origin == self.this && !header.from_script {
             return Ok(());
         }
         let bytes = self.unpacker.unpack(payload)?;
         let records = batch::parse_records(&bytes)?;
+        self.cells.batches_in.add(1);
+        if header.origin != self.this {
+            self.measure(&records, timestamp);
+        }
         self.deliver_records(channel, header, &records);
         Ok(())
     }
 
+    /// Counts how long the first event of a batch was on its way, by the clocks of both ends.
+    fn measure(&self, records: &[Record<'_>], now_ms: u64) {
+        let first = records.iter().find_map(|record| match record {
+            Record::Event(text) | Record::Stored { event: text, .. } => Some(*text),
+            _ => None,
+        });
+        let Some(sent_ms) = first.and_then(event::timestamp) else { return };
+        self.cells.delivery_ms.observe(now_ms.saturating_sub(sent_ms));
+        self.cells.from_the_future.add((sent_ms > now_ms).into());
+    }
+
     fn deliver_records(&mut self, channel: Channel<'_>, header: Header, records: &[Record<'_>]) {
-        self.cells.batches_in.add(1);
         if let Channel::Room(name) = channel {
             let quiet = records.iter().find_map(|record| match record {
                 Record::Quiet { since_ms } => Some(u64::from(*since_ms)),
                 _ => None,
             });
-            self.check_sequence(name, header, quiet);
+            if !self.check_sequence(name, header, quiet) {
+                self.cells.late_batches.add(1);
+                return;
+            }
         }
         for record in records {
             match (record, channel) {
                 (Record::Event(text), _) => {
                     self.cells.received.add(1);
                     self.frame(channel, None, frame::text(text));
+                    self.arrivals.delivered(channel, text);
                 }
                 (Record::Stored { position, sender, event }, Channel::Room(name)) => {
                     self.stored(name, (*position, header.origin, *sender), event);
+                    self.arrivals.delivered(channel, event);
                 }
                 (Record::Presence { joined, member_count, member }, Channel::Room(name)) => {
                     self.presence(name, *joined, *member_count, member);
                 }
+                (Record::Change(number), Channel::Room(name)) => self.change(name, *number),
+                (Record::Companion(body), _) => self.arrivals.announce(body),
                 (Record::Resync, Channel::Room(name)) => self.resync_room(name, reason::PEER_LINK_LOST, None),
                 _ => {}
             }
         }
     }
 
-    /// Notices missing batches. `quiet` is the age in milliseconds of the sender's last batch, whose sequence the
-    /// header repeats.
-    fn check_sequence(&mut self, name: &str, header: Header, quiet: Option<u64>) {
+    /// Notices missing batches, and says whether the batch may be delivered: not when later ones of its sender have
+    /// been. It was on its way over a connection that the sender gave up, and the room's members were told that it is
+    /// missing; now it would only come out of order. `quiet` is the age in milliseconds of the sender's last batch,
+    /// whose sequence the header repeats.
+    fn check_sequence(&mut self, name: &str, header: Header, quiet: Option<u64>) -> bool {
         let now_ms = self.following.now_ms();
-        let Some(room) = self.rooms.get_mut(name) else { return };
+        let Some(room) = self.rooms.get_mut(name) else { return true };
         let (number, follows) = match header.sequence {
-            Sequence::Unnumbered => return,
+            Sequence::Unnumbered => return true,
             Sequence::Begins(number) => (number, false),
             Sequence::Follows(number) => (number, true),
         };
         let gap = match room.last.iter_mut().find(|(origin, _)| *origin == header.origin) {
+            Some((_, last)) if number < *last || (number == *last && quiet.is_none()) => return false,
             Some((_, last)) => {
                 let expected = if quiet.is_some() { *last } else { last.wrapping_add(1) };
                 *last = number;
@@ -303,6 +405,7 @@ impl Delivery {
             self.cells.gaps.add(1);
             self.resync_room(name, reason::GAP, None);
         }
+        true
     }
 
     fn frame(&mut self, channel: Channel<'_>, sender: Option<ConnectionId>, frame: Bytes) {
@@ -325,19 +428,21 @@ impl Delivery {
                     self.offer(ShardId(shard as u8), Envelope::GlobalFrame { frame: frame.clone() }, None);
                 }
             }
-            Channel::Instances => {}
+            Channel::Instances | Channel::Lane(_) => {}
         }
     }
 
-    /// Sends an event if the shard's queue has room; if not, the room's members will be told to resync.
+    /// Sends an event if the shard's queue has room; if not, the room's members will be told to resync, in front of
+    /// whatever they are sent next.
     fn offer(&mut self, shard: ShardId, envelope: Envelope, room: Option<&RoomId>) {
-        let outlet = &mut self.shards[shard.index()];
-        if outlet.offer(envelope).is_ok() {
+        let (outlet, overflow) = (&mut self.shards[shard.index()], &mut self.overflows[shard.index()]);
+        let told = room.is_none_or(|room| overflow.is_told(outlet, room));
+        if told && outlet.offer(envelope).is_ok() {
             return;
         }
         self.cells.deliveries_dropped.add(1);
         if let Some(room) = room {
-            self.overflows[shard.index()].add(room);
+            overflow.add(room);
         }
     }
 
@@ -394,7 +499,7 @@ fn foreign_frame(
         })),
         Channel::User(_) => Some(event::user_message(SENDER, timestamp_ms, message_id, data)),
         Channel::Global => Some(event::global_message(SENDER, timestamp_ms, data)),
-        Channel::Instances => None,
+        Channel::Instances | Channel::Lane(_) => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,10 +14,12 @@ use super::channel::Channels;
 use super::delivery::Delivery;
 use super::following::Following;
 use super::history::{Epochs, HistoryCaller, HistoryRules};
-use super::ingress::{Expect, Ingress, PublisherLink};
+use super::ingress::{Expect, Ingress};
+use super::lane;
 use super::link::{Event, Handshake, Link, LinkError, words};
+use super::pair::Pair;
 use super::presence::Caller;
-use super::publisher::{Batching, Publisher, Sent};
+use super::publisher::{BATCHES_PER_PEER, Batching, Publisher, Sent};
 use super::registry::{self, Load};
 use super::socket::{Connector, Socket};
 use super::store_queue::StoreQueue;
@@ -27,12 +29,13 @@ use crate::identity::InstanceId;
 use crate::metrics::UplinkCells;
 use crate::shard::envelope::{Envelope, Publication, UplinkCommand};
 use crate::shard::outlet::{Outlet, Waker};
+use crate::trace::Tracer;
 
 /// Longest sleep of the publisher: how late it notices a closed connection or the order to stop.
 const PUBLISHER_TICK: Duration = Duration::from_millis(100);
 
-/// Longest sleep while publications gather: at 300,000 a second 300 have come.
-const GATHER_TICK: Duration = Duration::from_millis(1);
+/// Longest sleep while publications gather: at 300,000 a second 1,500 have come.
+const GATHER_TICK: Duration = Duration::from_millis(5);
 
 /// Shortest wait for the answers of messages being stored.
 const ANSWER_WAIT: Duration = Duration::from_micros(100);
@@ -58,6 +61,9 @@ const READS_PER_TURN: usize = 4;
 /// Longest time that stopping takes; a Redis that does not answer must not hold up the exit.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
+/// What stopping needs while Redis answers.
+const LEAST_STOP: Duration = Duration::from_millis(500);
+
 /// What the uplink is connected to on the shards' side.
 pub struct Ports {
     /// The way to each shard.
@@ -72,6 +78,8 @@ pub struct Ports {
     pub publications: Receiver<Publication>,
     /// Where to count. Each cell is written by one of the two threads only.
     pub cells: Arc<UplinkCells>,
+    /// Takes the spans of traced messages.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 /// The running uplink.
@@ -104,27 +112,32 @@ pub fn start(
 ) -> Result<UplinkHandle, UplinkError> {
     let origin = Origin(u64::from(boot) << 32 | u64::from(random()? as u32));
     let now = Instant::now();
-    let caller = Caller::new(
-        &settings.prefix,
-        instance,
-        origin,
-        settings.heartbeat_interval,
-        settings.inactive_threshold,
-    );
+    let caller =
+        Caller::new(&settings.prefix, instance, origin, settings.heartbeat_interval, settings.silence());
     let history = HistoryCaller::new(&settings.prefix, origin, rules.clone());
-    let reached =
-        preflight::check(settings, (&caller, &history), link(settings, instance, "preflight", now)?)?;
+    let reached = preflight::check(
+        settings,
+        instance,
+        (&caller, &history),
+        link(settings, instance, "preflight", now)?,
+    )?;
 
     let connector = Connector::new(settings)?;
-    let Ports { shards, answers, commands, waker, publications, cells } = ports;
+    let Ports { shards, answers, commands, waker, publications, cells, tracer } = ports;
     let following = Following::new(rules, random()?);
-    let delivery = Delivery::new(origin, shards, following, Arc::clone(&cells))?;
+    let delivery = Delivery::new(origin, shards, following, Arc::clone(&cells))?.traced(tracer);
     let stores = StoreQueue::new(history, Epochs::new(random()?), answers);
     let ingress_link = link(settings, instance, "ingress", now)?;
-    let ingress =
-        Ingress::new(settings, (instance, origin), ingress_link, delivery, reached, Arc::clone(&cells), now);
-    let batching = Batching { size: settings.batch_bytes, compress_from: settings.batch_compress_bytes };
-    let publisher = Publisher::new(Channels::new(&settings.prefix), origin, batching, stores, cells)?;
+    let gate = lane::closed();
+    let shared = (Arc::clone(&gate), Arc::clone(&cells));
+    let ingress = Ingress::new(settings, (instance, origin), ingress_link, delivery, reached, shared, now);
+    let batching = Batching {
+        size: settings.batch_bytes,
+        compress_from: settings.batch_compress_bytes,
+        batches_per_peer: BATCHES_PER_PEER,
+    };
+    let channels = Channels::new(&settings.prefix);
+    let publisher = Publisher::new(channels, (instance, origin), batching, stores, gate, Arc::clone(&cells))?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let pair = Arc::new(Pair::default());
@@ -146,9 +159,12 @@ pub fn start(
         publisher,
         link: link(settings, instance, "publisher", now)?,
         publications,
+        cells: Arc::clone(&cells),
         pair,
         wanted: 0,
         pace: Pace::Idle,
+        flushed_at: now,
+        holds: false,
         waker: Arc::clone(&waker),
         stop: Arc::clone(&stop),
         load,
@@ -209,9 +225,14 @@ impl UplinkHandle {
     /// Sends what still waits to be published, says goodbye, takes the instance out of Redis and ends
     /// the threads. Takes at most a few seconds, whatever Redis does.
     pub fn stop(self) {
+        self.stop_within(STOP_LIMIT);
+    }
+
+    /// As [`UplinkHandle::stop`], in about `limit` at most; a moment is taken in any case.
+    pub fn stop_within(self, limit: Duration) {
         self.stop.store(true, SeqCst);
         self.waker.wake();
-        if self.ended.recv_timeout(STOP_LIMIT) == Err(RecvTimeoutError::Timeout) {
+        if self.ended.recv_timeout(limit.clamp(LEAST_STOP, STOP_LIMIT)) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("the uplink did not stop in time: leaving it behind");
             return;
         }
@@ -222,40 +243,6 @@ impl UplinkHandle {
     }
 }
 
-/// What the two threads know of each other's connections. Neither is of use alone: without the ingress
-/// the shards count the link as down, without the publisher other instances miss messages. So when one
-/// loses its connection, the other one drops its own, and the shards hear of one loss and one return.
-#[derive(Default)]
-struct Pair {
-    publisher_up: AtomicBool,
-    publisher_losses: AtomicU64,
-    /// Raised by the ingress when it has lost its connection: the publisher must make a new one too.
-    wanted: AtomicU64,
-    /// The value of `wanted` that the publisher's present connection answers to.
-    served: AtomicU64,
-}
-
-impl Pair {
-    /// The publisher's connection is up and was made after `wanted` had this value.
-    fn publisher_up(&self, wanted: u64) {
-        self.served.store(wanted, SeqCst);
-        self.publisher_up.store(true, SeqCst);
-    }
-
-    /// The publisher's connection was lost, if there was one.
-    fn publisher_lost(&self) {
-        if self.publisher_up.swap(false, SeqCst) {
-            self.publisher_losses.fetch_add(1, SeqCst);
-        }
-    }
-
-    fn publisher(&self) -> PublisherLink {
-        let losses = self.publisher_losses.load(SeqCst);
-        let current = self.served.load(SeqCst) == self.wanted.load(SeqCst);
-        PublisherLink { losses, up: current && self.publisher_up.load(SeqCst) }
-    }
-}
-
 fn connect(connector: &Connector) -> Result<Socket, LinkError> {
     let stream = connector.connect()?;
     stream.set_nonblocking()?;
@@ -263,7 +250,10 @@ fn connect(connector: &Connector) -> Result<Socket, LinkError> {
 }
 
 fn until(deadline: Instant) -> Timespec {
-    let wait = deadline.saturating_duration_since(Instant::now());
+    until_from(deadline.saturating_duration_since(Instant::now()))
+}
+
+fn until_from(wait: Duration) -> Timespec {
     Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() }
 }
 
@@ -291,7 +281,7 @@ impl IngressThread {
                 stream = None;
                 events.clear();
                 if !matches!(error, LinkError::OtherConnection) {
-                    self.pair.wanted.fetch_add(1, SeqCst);
+                    self.pair.ingress_lost();
                 }
                 self.ingress.lost(&error, Instant::now());
             }
@@ -327,6 +317,7 @@ impl IngressThread {
             }
         }
         let now = Instant::now();
+        ingress.note_waiting(self.commands.len());
         for _ in 0..COMMANDS_PER_TURN {
             if !ingress.takes_commands() {
                 break;
@@ -334,7 +325,7 @@ impl IngressThread {
             let Ok(command) = self.commands.try_recv() else { break };
             ingress.command(command, now);
         }
-        if self.stop.load(SeqCst) {
+        if self.stop.load(SeqCst) && self.pair.has_published_all() {
             ingress.leave(now);
         }
         ingress.tick(self.pair.publisher(), now)?;
@@ -371,7 +362,7 @@ impl IngressThread {
 enum Pace {
     /// Nothing came of late: the next publication wakes the thread.
     Idle,
-    /// Publications keep coming: the thread looks for them at the pace of the batches.
+    /// Publications came with the last batch: the thread looks for more until the next one is due.
     Busy,
     /// More had come than a batch holds: there is no time to wait.
     Behind,
@@ -385,10 +376,15 @@ struct PublisherThread<L> {
     publisher: Publisher,
     link: Link<Sent>,
     publications: Receiver<Publication>,
+    cells: Arc<UplinkCells>,
     pair: Arc<Pair>,
     /// The value of [`Pair::wanted`] that was seen last.
     wanted: u64,
     pace: Pace,
+    /// When what had gathered was sent last.
+    flushed_at: Instant,
+    /// Whether Redis has answered something before it is time to send what has gathered.
+    holds: bool,
     /// Wakes the ingress when the connection changes.
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
@@ -416,6 +412,8 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         if let Err(error) = self.farewell(&mut stream, &mut buffer) {
             tracing::warn!(%error, "the last publications may not have reached Redis");
         }
+        self.pair.publisher_ended();
+        self.waker.wake();
     }
 
     fn note(&mut self, stream: &mut Option<Socket>, outcome: Result<(), LinkError>) {
@@ -434,31 +432,46 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         }
     }
 
-    /// Takes what the shards publish. Waking this thread costs a shard a system call, so it is woken only
-    /// by the first publication after a pause; it then sleeps while more gather behind that one.
+    /// Takes what the shards publish. What comes after a pause is sent at once; what comes soon after that waits
+    /// until the batch age has passed since, because each batch costs Redis a wake-up. Waking this thread costs a
+    /// shard a system call, so it is woken by the first publication only, and looks by itself for more.
     fn gather(&mut self, stream: Option<&Socket>) {
         if self.pace == Pace::Idle && !self.await_publication(stream) {
             return;
         }
-        let now = Instant::now();
-        let until = if self.pace == Pace::Behind { now } else { now + self.settings.batch_age };
-        self.pace = Pace::Idle;
+        let until = self.flushed_at + self.settings.batch_age;
+        let (mut came, storing) = (self.pace != Pace::Busy, self.publisher.is_storing());
         loop {
             while !self.publisher.is_full()
                 && let Ok(publication) = self.publications.try_recv()
             {
                 self.publisher.add(publication);
-                self.pace = Pace::Busy;
+                came = true;
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if self.publisher.is_full() {
-                self.pace = Pace::Behind;
+            let now = Instant::now();
+            let left = until.saturating_duration_since(now);
+            if self.publisher.is_full() || left.is_zero() || self.pace == Pace::Behind {
+                self.flushed_at = now;
+                self.pace = match self.publisher.is_full() {
+                    true => Pace::Behind,
+                    false if came || !self.publisher.is_empty() => Pace::Busy,
+                    false => Pace::Idle,
+                };
                 return;
             }
-            if left.is_zero() {
-                return;
+            self.pace = Pace::Busy;
+            let wait = left.min(GATHER_TICK);
+            match stream.filter(|_| storing) {
+                // Answers that clients wait for come first.
+                Some(stream) => {
+                    let answered = poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&until_from(wait)));
+                    if answered.is_ok_and(|ready| ready > 0) {
+                        self.holds = true;
+                        return;
+                    }
+                }
+                None => std::thread::sleep(wait),
             }
-            std::thread::sleep(left.min(GATHER_TICK));
         }
     }
 
@@ -501,7 +514,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
     }
 
     fn turn(&mut self, stream: &mut Option<Socket>, buffer: &mut [u8]) -> Result<(), LinkError> {
-        let wanted = self.pair.wanted.load(SeqCst);
+        let wanted = self.pair.wanted();
         if wanted != self.wanted {
             self.wanted = wanted;
             if self.link.is_up() {
@@ -513,15 +526,18 @@ impl<L: Fn() -> Load> PublisherThread<L> {
             self.link.connected(Instant::now());
         }
         let now = Instant::now();
-        self.publisher.flush(&mut self.link, now);
+        if !std::mem::take(&mut self.holds) {
+            self.publisher.flush(&mut self.link, now);
+        }
         self.publisher.flush_answers();
-        if self.link.is_up() && self.heartbeat_at <= now {
+        if self.link.is_up() && (self.heartbeat_at <= now || self.cells.announce.swap(false, SeqCst)) {
             self.heartbeat_at = now + self.settings.heartbeat_interval;
             self.heartbeat(false);
         }
         self.link.tick(now)?;
         let Some(stream) = stream else { return Ok(()) };
         self.exchange(stream, buffer)?;
+        self.publisher.note_waiting(self.publications.len(), &self.link);
         while self.link.awaited() > BATCHES_UNANSWERED
             || self.link.output().len() > OUTPUT_BYTES
             || self.publisher.waiting() > CALLS_WAITING
@@ -558,8 +574,14 @@ impl<L: Fn() -> Load> PublisherThread<L> {
                 Event::Reply(_, Err(error)) => {
                     return Err(LinkError::Refused { step: "PUBLISH", error: words(&error) });
                 }
-                Event::Reply(Sent::Heartbeat, Ok(_)) => self.link.settled(),
-                Event::Reply(Sent::Batch(_), Ok(_)) | Event::Message { .. } => {}
+                Event::Reply(Sent::Lane(sent), Ok(answer)) => {
+                    self.publisher.lane_answered(sent, &answer, &mut self.link, Instant::now());
+                }
+                Event::Reply(Sent::Heartbeat, Ok(_)) => {
+                    self.publisher.note_reply(Instant::now());
+                    self.link.settled();
+                }
+                Event::Reply(Sent::Batch(_) | Sent::Companion, Ok(_)) | Event::Message { .. } => {}
             }
         }
         self.publisher.flush_answers();

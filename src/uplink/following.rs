@@ -24,6 +24,23 @@ struct Followed {
     follower: Follower,
     /// Whether members have missed nothing since the link was last up, as far as this room is concerned.
     continuous: bool,
+    presence: FollowedPresence,
+}
+
+/// What members have been told of who is in a room.
+#[derive(Default)]
+struct FollowedPresence {
+    /// The number of the last join or leave that they heard of.
+    last: Option<u64>,
+    /// Whether they have missed some, or were told what only this instance knew.
+    stale: bool,
+    /// Whether they were told to resync since, for another reason.
+    resynced: bool,
+}
+
+/// The number of a room's last join or leave; nothing for 0, after which a numbering begins that nobody knows.
+fn change_of(number: u64) -> Option<u64> {
+    (number > 0).then_some(number)
 }
 
 /// The followers of this instance.
@@ -136,12 +153,41 @@ impl Following {
         self.bytes = self.bytes - before + followed.follower.bytes();
     }
 
-    /// The room is back after the link was lost: what was missed is read.
-    pub fn restore(&mut self, room: &RoomId) {
+    /// The room is back after the link was lost: what was missed is read. `told` says whether anyone has been told
+    /// meanwhile who is in the room, as far as this instance knew.
+    pub fn restore(&mut self, room: &RoomId, told: bool) {
         self.with(room, |follower, _, _| follower.catch_up());
         if let Some(followed) = self.followed.get_mut(room) {
             followed.continuous = followed.follower.position().is_some();
+            followed.presence.stale |= told;
+            followed.presence.resynced = false;
         }
+    }
+
+    /// Members have heard of the join or leave of this number. False when they have missed one before it.
+    pub fn changed(&mut self, room: &str, number: u64) -> bool {
+        let Some(followed) = self.followed.get_mut(room) else { return true };
+        let last = std::mem::replace(&mut followed.presence.last, change_of(number));
+        last.is_none_or(|last| number <= last + 1)
+    }
+
+    /// The room was registered again when its last join or leave was the one of the number `before`; by that,
+    /// members of this instance may have come and gone up to the number `after`.
+    pub fn restored(&mut self, room: &str, (before, after): (u64, u64)) {
+        let Some(followed) = self.followed.get_mut(room) else { return };
+        let presence = &mut followed.presence;
+        // Whether the own announcements come in front of the answer depends on the version of Redis.
+        let told = presence.last.is_some_and(|last| (before..=after).contains(&last));
+        presence.stale |= presence.last.is_some() && !told;
+        presence.last = presence.last.filter(|_| told).or(change_of(before));
+    }
+
+    /// Whether members hold someone as present who has gone, or know nothing of someone who has come; asked once.
+    pub fn is_presence_stale(&mut self, room: &str) -> bool {
+        self.followed.get_mut(room).is_some_and(|followed| {
+            let FollowedPresence { stale, resynced, .. } = &mut followed.presence;
+            std::mem::take(stale) && !*resynced
+        })
     }
 
     /// Whether nothing of the room was missed, or it is being given to the members; asked once.
@@ -204,6 +250,11 @@ impl Following {
             released = ready;
             extent
         });
+        if missed.resync.is_some()
+            && let Some(followed) = self.followed.get_mut(&read.room)
+        {
+            followed.presence.resynced = true;
+        }
         let mut joins = Vec::new();
         for Waiting { mut joined, since } in released {
             self.complete(&mut joined, since);
@@ -261,7 +312,8 @@ impl Following {
         let next_id = &mut self.next_id;
         let followed = self.followed.entry(room.clone()).or_insert_with(|| {
             *next_id += 1;
-            Followed { id: *next_id, follower: Follower::default(), continuous: true }
+            let presence = FollowedPresence::default();
+            Followed { id: *next_id, follower: Follower::default(), continuous: true, presence }
         });
         let before = followed.follower.bytes();
         if let Some(extent) = act(&mut followed.follower, self.now_ms, &self.bounds) {

@@ -3,34 +3,39 @@
 //! Everything runs over one connection, so everything has one order: a join's SUBSCRIBE goes out in
 //! front of its script call, and the reply to the call is followed by every later message of the room.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{ServerError, Value, cmd};
+use hashbrown::HashSet;
+use redis::{ServerError, Value};
 
-use super::batch::{self, Header, Origin, Sequence};
+use super::batch::Origin;
 use super::channel::{Channel, Channels};
 use super::delivery::Delivery;
 use super::history::{self, HistoryCaller};
+use super::lane::{Gate, Lanes};
 use super::link::{BACKOFF_LONGEST, Event, Link, LinkError, words};
 use super::presence::{self, Call, Caller, KEY_TTL, Registered};
 use super::registry::Registry;
 use super::script_queue::{Outgoing, ScriptQueue};
+use super::sessions::{self, SessionCaller};
 use crate::config::RedisSettings;
-use crate::identity::{ConnectionId, InstanceId, RoomId, UserId};
+use crate::hashing::Hashing;
+use crate::identity::{ConnectionId, InstanceId, RoomId};
+use crate::limits;
 use crate::metrics::UplinkCells;
 use crate::room::history::NotRecovered;
-use crate::room::route::RoomRoute;
 use crate::shard::envelope::{Asker, Envelope, Join, Joined, LinkState, Member, ReadHistory, UplinkCommand};
 
+mod attaching;
+mod listening;
 mod reading;
 
 /// Commands without an answer, above which no more are taken from the shards: their queue bounds the rest.
 const AWAITED: usize = 10_000;
 
-/// Part of the inactivity threshold after which a silent instance is certainly looked for.
-const REAPS_PER_THRESHOLD: u32 = 5;
+/// Rooms to be told of what they missed: those of several shards, or losses in a row.
+const PUBLISHED_ALONE: usize = 8 * limits::ROOMS_ALONE;
 
 /// Renewals within the life of a key: two may be late or lost.
 const RENEWALS_PER_TTL: u32 = 4;
@@ -51,6 +56,8 @@ pub enum Expect {
     History(history::Call),
     /// A PING in front of a page.
     Page(Box<ReadHistory>),
+    /// A call of the script that counts the connections of users.
+    Sessions(sessions::Call),
 }
 
 /// The publisher's connection, as the ingress needs to know it.
@@ -97,64 +104,75 @@ pub struct Ingress {
     channels: Channels,
     caller: Caller,
     scripts: ScriptQueue<Call>,
+    sessions: SessionCaller,
+    session_scripts: ScriptQueue<sessions::Call>,
     history: HistoryCaller,
     history_scripts: ScriptQueue<history::Call>,
     delivery: Delivery,
     registry: Registry,
-    users: HashSet<UserId>,
+    lanes: Lanes,
+    this: InstanceId,
     origin: Origin,
     stage: Stage,
     timers: Timers,
     heartbeat: Duration,
-    threshold: Duration,
+    /// Silence after which others take this instance for gone.
+    silence: Duration,
     reap_every: Duration,
     /// When this process last asked to be registered with success; nothing before the first time.
     registered: Option<Instant>,
-    /// Whether others still hold those members as present that this instance has announced: that it
-    /// cannot have been taken for dead since.
+    /// Whether others still hold those members as present that this instance has announced.
     held: bool,
     /// Whether members may have missed something since the link was last up.
     missed: bool,
     /// What the shards were told last.
     told: LinkState,
     publisher_losses: u64,
+    /// Rooms in which this instance has published unheard, until the others have been told.
+    published_alone: HashSet<RoomId, Hashing>,
     cells: Arc<UplinkCells>,
 }
 
 impl Ingress {
-    /// An ingress without a connection. `reached` says whether this process has already registered.
+    /// An ingress without a connection. `reached` says whether this process has already registered; by `gate` the
+    /// publisher is told when it may use the instance's lane.
     pub fn new(
         settings: &RedisSettings,
         (instance, origin): (&InstanceId, Origin),
         link: Link<Expect>,
         mut delivery: Delivery,
         reached: bool,
-        cells: Arc<UplinkCells>,
+        (gate, cells): (Gate, Arc<UplinkCells>),
         now: Instant,
     ) -> Self {
-        let RedisSettings { prefix, heartbeat_interval, cleanup_interval, inactive_threshold, .. } = settings;
+        let (prefix, silence) = (&settings.prefix, settings.silence());
+        let lanes = Lanes::new((instance, origin), settings.lane_peers, silence, gate);
         let history = HistoryCaller::new(prefix, origin, delivery.following().rules().clone());
         let mut ingress = Self {
             link,
             history,
             history_scripts: ScriptQueue::default(),
             channels: Channels::new(prefix),
-            caller: Caller::new(prefix, instance, origin, *heartbeat_interval, *inactive_threshold),
+            caller: Caller::new(prefix, instance, origin, settings.heartbeat_interval, silence),
             scripts: ScriptQueue::default(),
+            sessions: SessionCaller::new(prefix, instance, settings.connections_per_user),
+            session_scripts: ScriptQueue::default(),
             delivery,
-            registry: Registry::new(instance, *inactive_threshold),
-            users: HashSet::new(),
+            registry: Registry::new(instance, silence),
+            lanes,
+            this: instance.clone(),
             origin,
             stage: Stage::Down,
             timers: Timers { register: now, reap: now, renew: now, check: now },
-            heartbeat: *heartbeat_interval,
-            threshold: *inactive_threshold,
-            reap_every: (*cleanup_interval).min(*inactive_threshold / REAPS_PER_THRESHOLD),
+            heartbeat: settings.heartbeat_interval,
+            silence,
+            reap_every: settings.look_interval(),
             registered: reached.then_some(now),
             held: false,
             missed: !reached,
             told: LinkState::Restoring,
             publisher_losses: 0,
+            published_alone: HashSet::default(),
             cells,
         };
         ingress.cells.instances.set(1);
@@ -171,7 +189,13 @@ impl Ingress {
 
     /// Whether commands may be taken from the shards now.
     pub fn takes_commands(&self) -> bool {
-        self.link.awaited() + self.scripts.waiting() + self.history_scripts.waiting() < AWAITED
+        let scripts = self.scripts.waiting() + self.session_scripts.waiting();
+        self.link.awaited() + scripts + self.history_scripts.waiting() < AWAITED
+    }
+
+    /// Notes how many commands wait in the queue.
+    pub fn note_waiting(&self, commands: usize) {
+        self.cells.commands_waiting.set(commands as u64);
     }
 
     /// When [`Ingress::tick`] is due next.
@@ -215,10 +239,14 @@ impl Ingress {
     pub fn lost(&mut self, error: &LinkError, now: Instant) {
         let unanswered = self.link.lost(now);
         self.scripts.clear();
+        self.session_scripts.clear();
         self.history_lost(unanswered);
-        self.delivery.remove_all_rooms();
-        self.users.clear();
+        self.delivery.remove_all();
+        self.lanes.lost();
         self.cells.link_up.set(0);
+        if error.is_lasting_refusal() {
+            self.cells.link_refused.set(1);
+        }
         if matches!(self.stage, Stage::Leaving | Stage::Left) {
             self.stage = Stage::Left;
             return;
@@ -252,7 +280,7 @@ impl Ingress {
         match self.stage {
             Stage::Alone if publisher.up => {
                 self.publisher_losses = publisher.losses;
-                self.begin_restoring();
+                self.begin_restoring(now);
             }
             Stage::Restoring { .. } | Stage::Sweeping | Stage::Up
                 if publisher.losses != self.publisher_losses =>
@@ -262,7 +290,7 @@ impl Ingress {
             _ => {}
         }
         self.registry.forget_silent(now);
-        self.cells.instances.set(self.registry.alive() as u64);
+        self.registry.tell(&self.cells);
         if self.is_unregistered() {
             return Ok(());
         }
@@ -277,6 +305,7 @@ impl Ingress {
         if self.timers.renew <= now {
             self.timers.renew = now + KEY_TTL / RENEWALS_PER_TTL;
             self.call(Call::Renew { cursor: "0".to_owned() }, now);
+            self.call_sessions(sessions::Call::Renew, now);
         }
         if self.timers.check <= now && self.delivery.is_following() {
             self.timers.check = now + CHECK_EVERY;
@@ -314,55 +343,37 @@ impl Ingress {
             }
             UplinkCommand::ReadHistory(request) => self.ask_page(request, now),
             UplinkCommand::ListMembers { room, asker } => self.call(Call::Members { room, asker }, now),
-            UplinkCommand::Attach { user, connection } => {
-                // Subscribing once more changes nothing, and its answer comes at the right moment.
-                self.subscribe(Channel::User(user.as_str()), Some(connection), now);
-                self.users.insert(user);
+            UplinkCommand::Attach { user, connection, counted } => {
+                self.attach(user, connection, counted, now);
             }
-            UplinkCommand::Detach { user } => {
-                self.unsubscribe(Channel::User(user.as_str()), now);
-                self.users.remove(&user);
-            }
-            UplinkCommand::Restore { room, route, members, newcomers, published } => {
+            UplinkCommand::Detach { user, counted, last } => self.detach(user, counted, last, now),
+            UplinkCommand::Restore { room, route, members, newcomers, told } => {
                 self.subscribe_room(&room, route, now);
                 if self.delivery.following().covers(room.as_str()) {
-                    self.delivery.following().restore(&room);
+                    self.delivery.following().restore(&room, told);
                     self.send_reads(now);
-                }
-                if published {
-                    self.tell_others_to_resync(&room, now);
                 }
                 self.restore(room, members, newcomers, now);
             }
-            UplinkCommand::RestoreUsers { users } => {
-                for user in users {
-                    if self.users.insert(user.clone()) {
-                        self.subscribe(Channel::User(user.as_str()), None, now);
-                    }
-                }
+            UplinkCommand::RestoreUsers { users } => self.restore_users(users, now),
+            UplinkCommand::PublishedAlone { rooms } => {
+                let free = PUBLISHED_ALONE.saturating_sub(self.published_alone.len());
+                self.published_alone.extend(rooms.into_iter().take(free));
             }
             UplinkCommand::Restored { shard } => self.shard_restored(shard.0, now),
         }
     }
 
-    fn tell_others_to_resync(&mut self, room: &RoomId, now: Instant) {
-        let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, from_script: false };
-        let mut resync = batch::header(head).to_vec();
-        batch::push_resync(&mut resync);
-        let channel = self.channels.name(Channel::Room(room.as_str()));
-        self.link.send(cmd("PUBLISH").arg(channel).arg(resync), Expect::Nothing, now);
-    }
-
-    fn restore(&mut self, room: RoomId, announced: Vec<Member>, mut newcomers: Vec<Member>, now: Instant) {
-        let mut held = announced;
+    fn restore(&mut self, room: RoomId, mut held: Vec<Member>, mut newcomers: Vec<Member>, now: Instant) {
         if !self.held {
             newcomers.append(&mut held);
         }
         self.call(Call::Restore { room, held, newcomers }, now);
     }
 
-    fn begin_restoring(&mut self) {
+    fn begin_restoring(&mut self, now: Instant) {
         self.stage = Stage::Restoring { restored: 0 };
+        self.reset_sessions(now);
         self.tell(LinkState::Restoring);
     }
 
@@ -371,6 +382,7 @@ impl Ingress {
         if let Stage::Restoring { restored } = &mut self.stage {
             *restored |= 1 << shard;
             if *restored == all {
+                self.tell_others_to_resync(now);
                 // Its answer comes after those to everything that the shards have restored.
                 self.stage = Stage::Sweeping;
                 self.call(Call::Occupied, now);
@@ -388,28 +400,16 @@ impl Ingress {
         }
         if self.stage == Stage::Sweeping {
             self.stage = Stage::Up;
+            self.published_alone.clear();
             self.link.settled();
             self.cells.link_up.set(1);
+            self.cells.link_refused.set(0);
             if std::mem::take(&mut self.missed) {
                 self.delivery.resync_after_loss();
             }
             self.tell(LinkState::Up);
             tracing::info!(instances = self.registry.alive(), "the link to Redis is up");
         }
-    }
-
-    fn subscribe_room(&mut self, room: &RoomId, route: Arc<RoomRoute>, now: Instant) {
-        if self.delivery.add_room(room, route) {
-            self.subscribe(Channel::Room(room.as_str()), None, now);
-        }
-    }
-
-    fn subscribe(&mut self, channel: Channel<'_>, waits: Option<ConnectionId>, now: Instant) {
-        self.link.send(cmd("SUBSCRIBE").arg(self.channels.name(channel)), Expect::Subscribe(waits), now);
-    }
-
-    fn unsubscribe(&mut self, channel: Channel<'_>, now: Instant) {
-        self.link.send(cmd("UNSUBSCRIBE").arg(self.channels.name(channel)), Expect::Nothing, now);
     }
 
     fn call(&mut self, call: Call, now: Instant) {
@@ -432,6 +432,7 @@ impl Ingress {
                 self.send_reads(now);
             }
             Event::Reply(Expect::History(call), answer) => self.history_answer(call, answer, now)?,
+            Event::Reply(Expect::Sessions(call), answer) => self.sessions_answer(call, answer, now)?,
             Event::Reply(Expect::Page(request), answer) => {
                 answer.map_err(|error| refused("PING", &error))?;
                 self.page_due(request, now);
@@ -458,13 +459,14 @@ impl Ingress {
     }
 
     fn link_up(&mut self, now: Instant) {
+        self.caller.reconnected();
         if self.stage == Stage::Leaving {
             // The order to stop came during the handshake; the name has been registered before it.
             return self.call(Call::Unregister, now);
         }
         self.stage = Stage::Registering;
         // When Redis itself was away, all instances look silent: first they get the time to come back.
-        let reap = now + self.reap_every.max(BACKOFF_LONGEST.min(self.threshold));
+        let reap = now + self.reap_every.max(BACKOFF_LONGEST.min(self.silence));
         let renew = now + KEY_TTL / RENEWALS_PER_TTL;
         self.timers = Timers { register: now + self.heartbeat, reap, renew, check: now + CHECK_EVERY };
         self.load_history(now);
@@ -479,13 +481,8 @@ impl Ingress {
 
     fn message(&mut self, channel: &[u8], payload: &[u8], timestamp: u64, now: Instant) {
         match self.channels.parse(channel) {
-            Some(Channel::Instances) => {
-                if self.registry.heartbeat(payload, now) {
-                    self.cells.instances.set(self.registry.alive() as u64);
-                } else {
-                    self.delivery.garbage(payload, timestamp);
-                }
-            }
+            Some(Channel::Instances) => self.of_instances(payload, timestamp, now),
+            Some(Channel::Lane(_)) => self.delivery.deliver_lane(payload, timestamp),
             Some(channel) => self.delivery.deliver(channel, payload, timestamp),
             None => {}
         }
@@ -495,7 +492,10 @@ impl Ingress {
         let unreadable = LinkError::Other("a presence script gave an answer of the wrong shape");
         match call {
             Call::Join { join, route, .. } => {
-                let (member_count, members) = presence::decode_members(answer).ok_or(unreadable)?;
+                let (member_count, members) = presence::decode_members(&answer).ok_or(unreadable)?;
+                if let Some(number) = presence::decode_change(&answer) {
+                    self.delivery.change(join.room.as_str(), number);
+                }
                 let Join { room, asker, want_members, since, .. } = *join;
                 let members = want_members.then_some(members);
                 let joined = Joined {
@@ -510,7 +510,7 @@ impl Ingress {
                 self.join_granted(Box::new(joined), since, now);
             }
             Call::Members { room, asker } => {
-                let (member_count, members) = presence::decode_members(answer).ok_or(unreadable)?;
+                let (member_count, members) = presence::decode_members(&answer).ok_or(unreadable)?;
                 self.members(room, asker, member_count, members);
             }
             Call::Occupied => self.swept(presence::decode_list(answer).ok_or(unreadable)?, now),
@@ -522,6 +522,7 @@ impl Ingress {
                 if !silent.is_empty() {
                     tracing::warn!(instance = %silent, "an instance has gone silent: its members leave");
                     self.registry.gone(&silent);
+                    self.lanes.gone(&silent);
                     self.cells.instances.set(self.registry.alive() as u64);
                     self.call(Call::Reap, now);
                 }
@@ -534,7 +535,11 @@ impl Ingress {
             }
             Call::Unregister if answer != Value::Int(1) => self.call(Call::Unregister, now),
             Call::Unregister => self.stage = Stage::Left,
-            Call::Leave { .. } | Call::Restore { .. } | Call::Probe => {}
+            Call::Restore { room, .. } => {
+                let numbers = presence::decode_restored(answer).ok_or(unreadable)?;
+                self.delivery.restored(room.as_str(), numbers, self.stage == Stage::Up);
+            }
+            Call::Leave { .. } | Call::Probe => {}
         }
         Ok(())
     }
@@ -552,9 +557,10 @@ impl Ingress {
             Registered::Clearing if self.stage == Stage::Leaving => {}
             Registered::Clearing => self.register(now),
             Registered::Alive { known, instances } => {
-                // Nobody can have removed it since: that takes a silence as long as the threshold.
-                let held = self.registered.is_some_and(|last| now < last + self.threshold);
+                // Nobody can have removed it since: that takes a longer silence.
+                let held = self.registered.is_some_and(|last| now < last + self.silence);
                 self.registered = Some(at);
+                self.listen((at, known), &instances, now);
                 for instance in instances {
                     self.registry.heard(instance, now);
                 }
@@ -571,7 +577,7 @@ impl Ingress {
                         self.held = held;
                         // Leaves of members that Redis no longer knew were announced to nobody.
                         self.missed = true;
-                        self.begin_restoring();
+                        self.begin_restoring(now);
                     }
                     _ => {}
                 }

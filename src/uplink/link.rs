@@ -17,6 +17,13 @@ pub const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
 pub const PASSING: [&str; 8] =
     ["LOADING", "MASTERDOWN", "BUSY", "READONLY", "OOM", "MISCONF", "TRYAGAIN", "NOREPLICAS"];
 
+impl LinkError {
+    /// Whether Redis is there and will refuse this instance again: a wrong password, a missing right.
+    pub fn is_lasting_refusal(&self) -> bool {
+        matches!(self, Self::Refused { error, .. } if !PASSING.iter().any(|code| error.starts_with(code)))
+    }
+}
+
 /// What a connection says first.
 #[derive(Clone, Debug)]
 pub struct Handshake {

@@ -3,11 +3,12 @@
 //! ```text
 //!            commands ──▶ ingress thread ──▶ link ──▶ wire ──▶ Redis   SUBSCRIBE, presence scripts
 //!   shards ◀── envelopes ── delivery ◀─────────┘                       messages, replies
-//!            publications ──▶ publisher thread ──▶ batch ──▶ link ──▶ Redis   PUBLISH
+//!            publications ──▶ publisher thread ──▶ packing ──▶ link ──▶ Redis   PUBLISH
 //! ```
 //!
 //! Everything but [`driver`], [`preflight`] and [`socket`] is logic without clock, thread or socket.
 
+mod arrivals;
 pub mod batch;
 pub mod channel;
 pub mod delivery;
@@ -16,12 +17,16 @@ pub mod follower;
 pub mod following;
 pub mod history;
 pub mod ingress;
+pub mod lane;
 pub mod link;
+pub mod packing;
+pub mod pair;
 pub mod preflight;
 pub mod presence;
 pub mod publisher;
 pub mod registry;
 pub mod script_queue;
+pub mod sessions;
 pub mod socket;
 pub mod store_queue;
 pub mod wire;

@@ -44,7 +44,8 @@ pub enum Call {
         /// Who asks.
         asker: Asker,
     },
-    /// This instance's members of the room are exactly these; none to take the instance out of it.
+    /// This instance's members of the room are exactly these; none to take the instance out of it. Answered with the
+    /// numbers of the room's last announcement before and after.
     Restore {
         /// The room.
         room: RoomId,
@@ -82,12 +83,15 @@ pub struct Caller {
     prefix: String,
     instance: InstanceId,
     origin: Origin,
+    /// The how-manieth connection of the process calls go out on.
+    connection: u64,
     heartbeat: Duration,
     threshold: Duration,
 }
 
 impl Caller {
-    /// The caller for one instance. `heartbeat` and `threshold` are the settings of those names.
+    /// The caller for one instance. `heartbeat` is the time between heartbeats, `threshold` the silence after which an
+    /// instance counts as gone.
     pub fn new(
         prefix: &str,
         instance: &InstanceId,
@@ -100,9 +104,16 @@ impl Caller {
             prefix: prefix.to_owned(),
             instance: instance.clone(),
             origin,
+            connection: 0,
             heartbeat,
             threshold,
         }
+    }
+
+    /// Calls go out on another connection from now on: what is still on its way over earlier ones has no effect once
+    /// the instance has registered over this one.
+    pub fn reconnected(&mut self) {
+        self.connection += 1;
     }
 
     /// The Redis command of `call`: EVAL with the script's text, which also loads it, or EVALSHA.
@@ -115,7 +126,8 @@ impl Caller {
             .arg(&self.prefix)
             .arg(call.name())
             .arg(KEY_TTL.as_secs())
-            .arg(&batch::header(head)[..]);
+            .arg(&batch::header(head)[..])
+            .arg(self.connection);
         let (instance, origin) = (self.instance.as_str(), format!("{:016x}", self.origin.0));
         match call {
             Call::Join { join, enters, .. } => {
@@ -227,9 +239,9 @@ pub fn decode_member(json: &[u8]) -> Option<Member> {
 
 /// Reads the answer to [`Call::Join`] and [`Call::Members`]: the number of users in the room and the
 /// list of them, each once.
-pub fn decode_members(value: Value) -> Option<(u32, Vec<Member>)> {
+pub fn decode_members(value: &Value) -> Option<(u32, Vec<Member>)> {
     let Value::Array(parts) = value else { return None };
-    let [Value::Int(count), Value::Array(entries)] = &parts[..] else { return None };
+    let [Value::Int(count), Value::Array(entries), ..] = &parts[..] else { return None };
     let mut seen = HashSet::new();
     let members = entries
         .iter()
@@ -237,6 +249,18 @@ pub fn decode_members(value: Value) -> Option<(u32, Vec<Member>)> {
         .filter(|member| seen.insert(member.user.clone()))
         .collect();
     Some((u32::try_from(*count).ok()?, members))
+}
+
+/// Reads from the answer to [`Call::Join`] the number of the room's last announcement.
+pub fn decode_change(value: &Value) -> Option<u64> {
+    let Value::Array(parts) = value else { return None };
+    decode_text(parts.get(2)?)?.parse().ok()
+}
+
+/// Reads the answer to [`Call::Restore`]: the numbers of the room's last announcement before and after.
+pub fn decode_restored(value: Value) -> Option<(u64, u64)> {
+    let [before, after] = &decode_list(value)?[..] else { return None };
+    Some((before.parse().ok()?, after.parse().ok()?))
 }
 
 /// Reads the answer to [`Call::Register`].
@@ -298,7 +322,7 @@ mod tests {
         let entry = |user| Value::BulkString(encode_member(&member(user, None)));
         let answer =
             Value::Array(vec![Value::Int(2), Value::Array(vec![entry("a"), entry("b"), entry("a")])]);
-        let (count, members) = decode_members(answer).unwrap();
+        let (count, members) = decode_members(&answer).unwrap();
         assert_eq!(count, 2);
         assert_eq!(members, [member("a", None), member("b", None)]);
     }

@@ -1,4 +1,8 @@
-//! What this instance publishes: events gather per channel and go out as batches, pipelined.
+//! What this instance publishes: events gather per target and go out as batches, pipelined.
+//!
+//! While the instance's lane is open (see [`super::lane`]) and a flush has more batches than there are other
+//! instances, one batch over the lane carries them all: Redis' work for it is a command and a push to each other
+//! instance, instead of a command for each target and a push to each of its listeners.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,14 +11,18 @@ use std::time::{Duration, Instant};
 use hashbrown::{HashMap, HashSet};
 use redis::{ServerError, Value};
 
-use super::batch::{self, Header, Origin, Packer, Sequence};
+use super::batch::{self, Header, Origin, Section, Sequence};
 use super::channel::{Channel, Channels};
+use super::lane::{Gate, Grant};
 use super::link::{Link, LinkError};
+use super::packing::{Packer, Readers};
 use super::store_queue::{StoreCall, StoreQueue};
 use crate::hashing::Hashing;
-use crate::identity::RoomId;
+use crate::identity::{InstanceId, RoomId};
 use crate::metrics::UplinkCells;
-use crate::shard::envelope::{Publication, Target};
+use crate::shard::envelope::{Publication, Target, TracedEvent};
+use crate::trace::OpenSpan;
+use crate::trace::context::{Carried, fingerprint};
 
 /// Time after which an unused room's numbering is forgotten. That the last batch before it was lost is
 /// then never noticed, so this is far longer than any conversation pauses.
@@ -28,15 +36,33 @@ const MISSED_ROOMS: usize = 65_536;
 /// notices.
 const QUIET: Duration = Duration::from_secs(3);
 
+/// Time for which the lane is left alone when a batch has reached fewer instances than are registered: one has just
+/// lost its connection, or died.
+const DOUBT: Duration = Duration::from_secs(1);
+
 /// What a command on the publisher's connection was.
 #[derive(Debug)]
 pub enum Sent {
     /// A batch for this target.
     Batch(Target),
+    /// A batch over the lane.
+    Lane(SentLane),
     /// Messages to be stored.
     Stores(StoreCall),
     /// A heartbeat.
     Heartbeat,
+    /// The companion of a traced message.
+    Companion,
+}
+
+/// A batch over the lane that is not answered yet.
+#[derive(Debug)]
+pub struct SentLane {
+    /// The grant's term and peers.
+    term: u64,
+    peers: usize,
+    /// The rooms in it.
+    rooms: Vec<RoomId>,
 }
 
 /// A batch that gathers.
@@ -47,6 +73,8 @@ struct Gathering {
 }
 
 struct Numbering {
+    /// The number with which it began.
+    first: u64,
     last: u64,
     used: Instant,
     /// Whether the room stands in the list of those that may have gone quiet.
@@ -64,13 +92,29 @@ pub struct Publisher {
     order: Vec<Target>,
     bytes: usize,
     numbering: HashMap<RoomId, Numbering, Hashing>,
+    /// The highest number of a room whose numbering was forgotten. Another one begins behind it: a room's numbers
+    /// never fall, so that receivers know what comes too late.
+    forgotten: u64,
     forget_at: Option<Instant>,
     /// Rooms with a batch whose sequence is to be repeated, and when to look, in that order.
     watched: VecDeque<(RoomId, Instant)>,
     stores: StoreQueue,
     missed: HashSet<RoomId, Hashing>,
+    gate: Gate,
+    lane: String,
+    batches_per_peer: usize,
+    doubted_until: Option<Instant>,
+    /// The spans of what gathers.
+    spans: Vec<OpenSpan>,
+    /// Companions of traced messages that are to be stored: they go out before them.
+    companions: Vec<(RoomId, Vec<u8>)>,
+    /// When the oldest heartbeat without an answer was sent.
+    heartbeat_sent: Option<Instant>,
     cells: Arc<UplinkCells>,
 }
+
+/// What goes to Redis in one flush: a target, its number, its records.
+type Outgoing = (Target, Sequence, Vec<u8>);
 
 /// How large batches become.
 #[derive(Clone, Copy, Debug)]
@@ -79,21 +123,28 @@ pub struct Batching {
     pub size: usize,
     /// Bytes from which a batch is compressed if that pays.
     pub compress_from: usize,
+    /// Batches of one flush for each other instance, above which they share a batch over the lane.
+    pub batches_per_peer: usize,
 }
 
+/// A push costs Redis about as much as a command: more batches than peers, and the lane is cheaper.
+pub const BATCHES_PER_PEER: usize = 1;
+
 impl Publisher {
-    /// A publisher with nothing to send.
+    /// A publisher of the instance `this` with nothing to send. `gate` says when its lane may be used.
     ///
     /// # Errors
-    /// When zstd cannot allocate its context.
+    /// When zstd cannot allocate its contexts.
     pub fn new(
         channels: Channels,
-        origin: Origin,
+        (this, origin): (&InstanceId, Origin),
         batching: Batching,
         stores: StoreQueue,
+        gate: Gate,
         cells: Arc<UplinkCells>,
     ) -> std::io::Result<Self> {
         Ok(Self {
+            lane: channels.name(Channel::Lane(this.as_str())),
             channels,
             origin,
             size: batching.size.min(batch::RECORDS_BYTES / 2),
@@ -102,10 +153,17 @@ impl Publisher {
             order: Vec::new(),
             bytes: 0,
             numbering: HashMap::default(),
+            forgotten: 0,
             forget_at: None,
             watched: VecDeque::new(),
             stores,
             missed: HashSet::default(),
+            gate,
+            batches_per_peer: batching.batches_per_peer,
+            doubted_until: None,
+            spans: Vec::new(),
+            companions: Vec::new(),
+            heartbeat_sent: None,
             cells,
         })
     }
@@ -113,9 +171,21 @@ impl Publisher {
     /// Takes one event.
     pub fn add(&mut self, publication: Publication) {
         self.cells.published.add(1);
-        let (target, event) = match publication {
-            Publication::Event { target, event } => (target, event),
+        let (target, event, companion) = match publication {
+            Publication::Event { target, event } => (target, event, None),
+            Publication::Traced(traced) => {
+                let TracedEvent { span, request, target, event } = *traced;
+                let message = fingerprint(&event);
+                let companion = Carried { context: span.context(), message, request }.encode();
+                self.spans.push(*span);
+                (target, event, Some(companion))
+            }
             Publication::Store(store) => {
+                if let Some((span, request)) = store.trace.as_deref() {
+                    let (context, message) = (span.context(), fingerprint(&store.event));
+                    let companion = Carried { context, message, request: request.clone() };
+                    self.companions.push((store.room.clone(), companion.encode()));
+                }
                 self.bytes += store.event.len() + batch::RECORD_HEADER_BYTES;
                 return self.stores.add(*store);
             }
@@ -125,8 +195,16 @@ impl Publisher {
             self.order.push(target.clone());
             Gathering::default()
         });
+        if let Some(companion) = companion {
+            batch::push_companion(&mut gathering.records, &companion);
+        }
         batch::push_event(&mut gathering.records, &event);
         gathering.events += 1;
+    }
+
+    /// Whether nothing has gathered.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
     }
 
     /// Whether enough has gathered to send it before its time.
@@ -134,27 +212,46 @@ impl Publisher {
         self.bytes >= self.size
     }
 
-    /// Sends all that has gathered, one PUBLISH per channel; drops it when the link is not up. The
+    /// Sends all that has gathered, over the lane or one PUBLISH per channel; drops it when the link is not up. The
     /// numbering goes on in both cases, so that receivers notice.
     pub fn flush(&mut self, link: &mut Link<Sent>, now: Instant) {
         self.bytes = 0;
+        let mut outgoing = Vec::with_capacity(self.order.len());
         for target in std::mem::take(&mut self.order) {
             let Some(gathering) = self.gathering.remove(&target) else { continue };
             let sequence = self.number(&target, now);
             if link.is_up() {
-                self.publish(link, target, sequence, &gathering.records, now);
+                self.cells.batch_events.observe(gathering.events);
+                outgoing.push((target, sequence, gathering.records));
             } else {
                 self.cells.publications_dropped.add(gathering.events);
                 self.remember_missed(target);
             }
         }
+        let error = (!link.is_up()).then_some("there is no link to Redis");
+        self.spans.drain(..).for_each(|span| span.finish(error));
+        self.repeat_quiet(link.is_up(), &mut outgoing, now);
+        self.send(link, outgoing, now);
+        self.send_companions(link, now);
         self.stores.flush(link, now);
-        self.repeat_quiet(link, now);
         self.forget_unused(now);
     }
 
-    /// Repeats the sequence of rooms that have gone quiet: the header of their last batch, without events.
-    fn repeat_quiet(&mut self, link: &mut Link<Sent>, now: Instant) {
+    /// Announces traced messages that a script will publish: on the same connection, so before them.
+    fn send_companions(&mut self, link: &mut Link<Sent>, now: Instant) {
+        for (room, companion) in std::mem::take(&mut self.companions) {
+            if link.is_up() {
+                let mut records = Vec::new();
+                batch::push_companion(&mut records, &companion);
+                let head = Header { origin: self.origin, sequence: Sequence::Unnumbered, from_script: false };
+                let batch = self.packer.pack(head, &records, Readers::Anyone);
+                link.publish(&self.channels.of(&Target::Room(room)), &batch, Sent::Companion, now);
+            }
+        }
+    }
+
+    /// Repeats the sequence of rooms that have gone quiet: the number of their last batch, without events.
+    fn repeat_quiet(&mut self, is_up: bool, outgoing: &mut Vec<Outgoing>, now: Instant) {
         while let Some((_, at)) = self.watched.front()
             && *at <= now
             && let Some((room, _)) = self.watched.pop_front()
@@ -168,10 +265,64 @@ impl Publisher {
             }
             numbering.watched = false;
             // Without a link nothing is repeated: once it is back, the rooms that missed something are told.
-            if link.is_up() {
+            if is_up {
                 let mut records = Vec::new();
                 batch::push_quiet(&mut records, since.as_millis() as u32);
-                self.publish(link, Target::Room(room), Sequence::Follows(last), &records, now);
+                outgoing.push((Target::Room(room), Sequence::Follows(last), records));
+            }
+        }
+    }
+
+    fn send(&mut self, link: &mut Link<Sent>, outgoing: Vec<Outgoing>, now: Instant) {
+        let grant = **self.gate.load();
+        let open = grant.is_open(now) && self.doubted_until.is_none_or(|until| now >= until);
+        if open && outgoing.len() > grant.peers * self.batches_per_peer {
+            return self.send_over_lane(link, outgoing, grant, now);
+        }
+        let readers = if open { Readers::Peers } else { Readers::Anyone };
+        for (target, sequence, records) in outgoing {
+            self.publish(link, target, sequence, (&records, readers), now);
+        }
+    }
+
+    fn send_over_lane(
+        &mut self,
+        link: &mut Link<Sent>,
+        outgoing: Vec<Outgoing>,
+        Grant { term, peers, .. }: Grant,
+        now: Instant,
+    ) {
+        let (mut all, mut rooms) = (Vec::new(), Vec::with_capacity(outgoing.len()));
+        for (target, sequence, records) in outgoing {
+            batch::push_section(
+                &mut all,
+                match &target {
+                    Target::Room(room) => Section::Room { name: room.as_str(), sequence },
+                    Target::User(user) => Section::User(user.as_str()),
+                    Target::Global => Section::Everyone,
+                },
+            );
+            all.extend_from_slice(&records);
+            if let Target::Room(room) = target {
+                rooms.push(room);
+            }
+        }
+        let batch = self.pack(Sequence::Unnumbered, &all, Readers::Peers);
+        self.cells.lane_batches_out.add(1);
+        link.publish(&self.lane, &batch, Sent::Lane(SentLane { term, peers, rooms }), now);
+    }
+
+    /// A batch over the lane was answered. Its rooms' members are told to resync if it may not have come to all
+    /// who are registered (see [`super::lane`]).
+    pub fn lane_answered(&mut self, sent: SentLane, answer: &Value, link: &mut Link<Sent>, now: Instant) {
+        let SentLane { term, peers, rooms } = sent;
+        if !matches!(answer, Value::Int(reached) if usize::try_from(*reached).is_ok_and(|n| n >= peers)) {
+            self.doubted_until = Some(now + DOUBT);
+        }
+        if !self.gate.load().covers(term, now) {
+            rooms.into_iter().for_each(|room| self.remember_missed(Target::Room(room)));
+            if link.is_up() {
+                self.tell_missed(link, now);
             }
         }
     }
@@ -192,6 +343,7 @@ impl Publisher {
         link: &mut Link<Sent>,
         now: Instant,
     ) -> Result<(), LinkError> {
+        self.cells.store_messages.observe(call.messages() as u64);
         self.stores.answered(call, answer, link, now)
     }
 
@@ -215,32 +367,50 @@ impl Publisher {
         link: &mut Link<Sent>,
         target: Target,
         sequence: Sequence,
-        records: &[u8],
+        (records, readers): (&[u8], Readers),
         now: Instant,
     ) {
+        let batch = self.pack(sequence, records, readers);
+        link.publish(&self.channels.of(&target), &batch, Sent::Batch(target), now);
+    }
+
+    fn pack(&mut self, sequence: Sequence, records: &[u8], readers: Readers) -> Vec<u8> {
         let head = Header { origin: self.origin, sequence, from_script: false };
-        let batch = self.packer.pack(head, records);
+        let batch = self.packer.pack(head, records, readers);
         self.cells.batches_out.add(1);
         self.cells.batch_bytes_out.add(batch.len() as u64);
-        link.publish(&self.channels.of(&target), &batch, Sent::Batch(target), now);
+        self.cells.batch_sizes.observe(batch.len() as u64);
+        batch
     }
 
     fn number(&mut self, target: &Target, now: Instant) -> Sequence {
         let Target::Room(room) = target else { return Sequence::Unnumbered };
-        let numbering =
-            self.numbering.entry(room.clone()).or_insert(Numbering { last: 0, used: now, watched: false });
+        let numbering = self.numbering.entry(room.clone()).or_insert(Numbering {
+            first: self.forgotten + 1,
+            last: self.forgotten,
+            used: now,
+            watched: false,
+        });
         numbering.last += 1;
         numbering.used = now;
         if !std::mem::replace(&mut numbering.watched, true) {
             self.watched.push_back((room.clone(), now + QUIET));
         }
-        if numbering.last == 1 { Sequence::Begins(1) } else { Sequence::Follows(numbering.last) }
+        let Numbering { first, last, .. } = *numbering;
+        if last == first { Sequence::Begins(last) } else { Sequence::Follows(last) }
     }
 
     fn forget_unused(&mut self, now: Instant) {
         let at = *self.forget_at.get_or_insert(now + NUMBERING_KEPT);
         if now >= at {
-            self.numbering.retain(|_, numbering| now < numbering.used + NUMBERING_KEPT);
+            let forgotten = &mut self.forgotten;
+            self.numbering.retain(|_, numbering| {
+                let is_used = now < numbering.used + NUMBERING_KEPT;
+                if !is_used {
+                    *forgotten = numbering.last.max(*forgotten);
+                }
+                is_used
+            });
             self.forget_at = Some(now + NUMBERING_KEPT);
         }
     }
@@ -255,12 +425,16 @@ impl Publisher {
 
     /// The connection is gone. What was sent and not answered may or may not have arrived.
     pub fn link_lost(&mut self, unanswered: Vec<Sent>) {
+        self.heartbeat_sent = None;
         let mut calls = Vec::new();
         for sent in unanswered {
             match sent {
                 Sent::Batch(target) => self.remember_missed(target),
+                Sent::Lane(SentLane { rooms, .. }) => {
+                    rooms.into_iter().for_each(|room| self.remember_missed(Target::Room(room)));
+                }
                 Sent::Stores(call) => calls.push(call),
-                Sent::Heartbeat => {}
+                Sent::Heartbeat | Sent::Companion => {}
             }
         }
         self.stores.link_lost(calls.into_iter());
@@ -268,6 +442,11 @@ impl Publisher {
 
     /// The connection is back: the members of rooms that missed something are told.
     pub fn link_up(&mut self, link: &mut Link<Sent>, now: Instant) {
+        self.doubted_until = None;
+        self.tell_missed(link, now);
+    }
+
+    fn tell_missed(&mut self, link: &mut Link<Sent>, now: Instant) {
         let mut resync = Vec::new();
         batch::push_resync(&mut resync);
         for room in std::mem::take(&mut self.missed) {
@@ -277,176 +456,30 @@ impl Publisher {
                 Sequence::Follows(number) => Sequence::Begins(number),
                 other => other,
             };
-            self.publish(link, target, sequence, &resync, now);
+            self.publish(link, target, sequence, (&resync, Readers::Anyone), now);
+        }
+    }
+
+    /// Notes what waits: `publications` in the queue, and what the link has not written or heard of.
+    pub fn note_waiting(&self, publications: usize, link: &Link<Sent>) {
+        self.cells.publications_waiting.set(publications as u64);
+        self.cells.unwritten_bytes.set(link.output().len() as u64);
+        self.cells.unanswered.set(link.awaited() as u64);
+    }
+
+    /// Notes that Redis has answered a heartbeat.
+    pub fn note_reply(&mut self, now: Instant) {
+        if let Some(sent) = self.heartbeat_sent.take() {
+            self.cells.reply_us.observe(now.saturating_duration_since(sent).as_micros() as u64);
         }
     }
 
     /// Sends a heartbeat.
-    pub fn heartbeat(&self, link: &mut Link<Sent>, heartbeat: Vec<u8>, now: Instant) {
+    pub fn heartbeat(&mut self, link: &mut Link<Sent>, heartbeat: Vec<u8>, now: Instant) {
+        self.heartbeat_sent.get_or_insert(now);
         link.publish(&self.channels.name(Channel::Instances), &heartbeat, Sent::Heartbeat, now);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::uplink::batch::{HEADER_BYTES, Record, parse_header, parse_records};
-    use crate::uplink::history::{Epochs, HistoryCaller, HistoryRules};
-    use crate::uplink::link::Handshake;
-
-    fn publisher() -> Publisher {
-        let batching = Batching { size: 1_000, compress_from: usize::MAX };
-        let caller = HistoryCaller::new("t:", Origin(7), HistoryRules::none());
-        let stores = StoreQueue::new(caller, Epochs::new(1), Vec::new());
-        Publisher::new(Channels::new("t:"), Origin(7), batching, stores, Arc::default()).unwrap()
-    }
-
-    fn down(now: Instant) -> Link<Sent> {
-        let handshake = Handshake { username: None, password: None, db: 0, name: "t".into() };
-        Link::new(handshake, Duration::from_secs(1), 1, now)
-    }
-
-    fn connect(link: &mut Link<Sent>, now: Instant) {
-        link.connected(now);
-        link.receive(b"+OK\r\n+OK\r\n+OK\r\n", now, &mut Vec::new()).unwrap();
-        link.wrote(link.output().len());
-    }
-
-    fn up(now: Instant) -> Link<Sent> {
-        let mut link = down(now);
-        connect(&mut link, now);
-        link
-    }
-
-    fn room(name: &str) -> Target {
-        Target::Room(RoomId::parse(name).unwrap())
-    }
-
-    fn add(publisher: &mut Publisher, target: Target, event: &'static str) {
-        publisher.add(Publication::Event { target, event: Bytes::from_static(event.as_bytes()) });
-    }
-
-    /// Channel and payload of each PUBLISH that waits to be written.
-    fn published(link: &mut Link<Sent>) -> Vec<(String, Vec<u8>)> {
-        let (mut out, mut decoder) = (Vec::new(), super::super::wire::Decoder::default());
-        decoder
-            .feed(link.output(), |inbound| {
-                let super::super::wire::Inbound::Reply(Ok(redis::Value::Array(parts))) = inbound else {
-                    panic!("commands are arrays")
-                };
-                let [_, redis::Value::BulkString(channel), redis::Value::BulkString(payload)] = &parts[..]
-                else {
-                    panic!("PUBLISH has two arguments: {parts:?}")
-                };
-                out.push((String::from_utf8(channel.clone()).unwrap(), payload.clone()));
-            })
-            .unwrap();
-        link.wrote(link.output().len());
-        out
-    }
-
-    #[test]
-    fn events_of_one_channel_share_a_batch_in_order() {
-        let now = Instant::now();
-        let (mut publisher, mut link) = (publisher(), up(now));
-        add(&mut publisher, room("a"), "1");
-        add(&mut publisher, Target::Global, "g");
-        add(&mut publisher, room("a"), "2");
-        publisher.flush(&mut link, now);
-        let sent = published(&mut link);
-        assert_eq!(sent.iter().map(|(c, _)| c.as_str()).collect::<Vec<_>>(), ["t:rooms:a", "t:global"]);
-        let records = parse_records(&sent[0].1[HEADER_BYTES..]).unwrap();
-        assert_eq!(records, [Record::Event("1"), Record::Event("2")]);
-        assert_eq!(link.awaited(), 2);
-        publisher.flush(&mut link, now);
-        assert!(published(&mut link).is_empty(), "sent once");
-    }
-
-    #[test]
-    fn size_sends_before_the_time() {
-        let mut publisher = publisher();
-        add(&mut publisher, room("a"), "x");
-        assert!(!publisher.is_full());
-        let long: &'static str = "y".repeat(1_000).leak();
-        add(&mut publisher, room("b"), long);
-        assert!(publisher.is_full());
-    }
-
-    #[test]
-    fn numbers_rise_per_room_also_for_what_was_dropped() {
-        let now = Instant::now();
-        let (mut publisher, mut link) = (publisher(), up(now));
-        let mut sequences = Vec::new();
-        for step in 0..4 {
-            add(&mut publisher, room("a"), "1");
-            if step == 2 {
-                publisher.flush(&mut down(now), now);
-            } else {
-                publisher.flush(&mut link, now);
-                let sent = published(&mut link);
-                sequences.push(parse_header(&sent[0].1).unwrap().sequence);
-            }
-        }
-        assert_eq!(sequences, [Sequence::Begins(1), Sequence::Follows(2), Sequence::Follows(4)]);
-        assert_eq!(publisher.cells.publications_dropped.get(), 1);
-    }
-
-    #[test]
-    fn rooms_that_missed_something_are_told_when_the_link_is_back() {
-        let now = Instant::now();
-        let (mut publisher, mut link) = (publisher(), up(now));
-        add(&mut publisher, room("unanswered"), "1");
-        publisher.flush(&mut link, now);
-        publisher.link_lost(link.lost(now));
-        add(&mut publisher, room("dropped"), "1");
-        publisher.flush(&mut link, now);
-        connect(&mut link, now);
-        publisher.link_up(&mut link, now);
-        let mut sent = published(&mut link);
-        sent.sort();
-        assert_eq!(
-            sent.iter().map(|(c, _)| c.as_str()).collect::<Vec<_>>(),
-            ["t:rooms:dropped", "t:rooms:unanswered"]
-        );
-        for (_, batch) in &sent {
-            assert_eq!(parse_records(&batch[HEADER_BYTES..]).unwrap(), [Record::Resync]);
-            assert_eq!(parse_header(batch).unwrap().sequence, Sequence::Begins(2));
-        }
-        publisher.link_up(&mut link, now);
-        assert!(published(&mut link).is_empty(), "told once");
-    }
-
-    #[test]
-    fn a_room_that_goes_quiet_repeats_its_sequence_once() {
-        let now = Instant::now();
-        let (mut publisher, mut link) = (publisher(), up(now));
-        add(&mut publisher, room("a"), "1");
-        publisher.flush(&mut link, now);
-        let later = now + QUIET / 2;
-        add(&mut publisher, room("a"), "2");
-        publisher.flush(&mut link, later);
-        published(&mut link);
-        publisher.flush(&mut link, now + QUIET);
-        assert!(published(&mut link).is_empty(), "it was not quiet for long enough");
-        assert_eq!(publisher.deadline(), Some(later + QUIET));
-        publisher.flush(&mut link, later + QUIET);
-        let sent = published(&mut link);
-        assert_eq!(parse_header(&sent[0].1).unwrap().sequence, Sequence::Follows(2));
-        let records = parse_records(&sent[0].1[HEADER_BYTES..]).unwrap();
-        assert_eq!(records, [Record::Quiet { since_ms: QUIET.as_millis() as u32 }]);
-        publisher.flush(&mut link, later + 9 * QUIET);
-        assert!(published(&mut link).is_empty(), "once");
-    }
-
-    #[test]
-    fn unused_numberings_are_forgotten() {
-        let now = Instant::now();
-        let (mut publisher, mut link) = (publisher(), up(now));
-        add(&mut publisher, room("a"), "1");
-        publisher.flush(&mut link, now);
-        publisher.flush(&mut link, now + NUMBERING_KEPT);
-        assert!(publisher.numbering.is_empty());
-    }
-}
+mod tests;

@@ -12,7 +12,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::UplinkError;
 use super::link::{Event, Link, LinkError};
-use crate::accept::certificate::{certificates, private_key};
+use crate::accept::certificate::{authorities, certificates, private_key};
 use crate::config::RedisSettings;
 
 /// Bytes read from the socket at once: some hundred messages.
@@ -67,19 +67,12 @@ impl Connector {
 fn tls(settings: &RedisSettings) -> Result<(Arc<ClientConfig>, ServerName<'static>), UplinkError> {
     let failed = |error: rustls::Error| UplinkError::Tls(error.to_string());
     let mut roots = RootCertStore::empty();
-    match &settings.ca_file {
-        Some(file) => {
-            for authority in certificates("REDIS_CA_FILE", file)? {
-                roots.add(authority).map_err(failed)?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                let what = "the system has no certificates of authorities: set REDIS_CA_FILE";
-                return Err(UplinkError::Tls(what.to_owned()));
-            }
-        }
+    let authorities = authorities("REDIS_CA_FILE", settings.ca_file.as_deref())?;
+    if settings.ca_file.is_some() {
+        authorities.into_iter().try_for_each(|authority| roots.add(authority)).map_err(failed)?;
+    } else {
+        // The system may have some of a kind that is not known here.
+        roots.add_parsable_certificates(authorities);
     }
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()

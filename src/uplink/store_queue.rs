@@ -33,6 +33,13 @@ pub struct StoreCall {
     rooms: Vec<StoredRoom>,
 }
 
+impl StoreCall {
+    /// How many messages it has.
+    pub fn messages(&self) -> usize {
+        self.rooms.iter().map(|room| room.stores.len()).sum()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
     /// Calls go out.
@@ -195,7 +202,15 @@ impl StoreQueue {
     }
 
     fn answer(&mut self, store: Store, outcome: StoreOutcome) {
-        let Store { room, asker, .. } = store;
+        let Store { room, asker, trace, .. } = store;
+        if let Some(trace) = trace {
+            let error = match outcome {
+                StoreOutcome::Stored(_) => None,
+                StoreOutcome::Unavailable => Some("Redis could not store it"),
+                StoreOutcome::Timeout => Some("whether it is stored is not known"),
+            };
+            trace.0.finish(error);
+        }
         if let Some(shard) = self.shards.get_mut(asker.connection.shard.index()) {
             shard.send(Envelope::Stored { room, asker, outcome });
         }

@@ -52,6 +52,9 @@ pub(super) struct Client {
     unanswered: BTreeSet<(Room, u64)>,
     /// The count and the users in a room, as it was last told on asking.
     pub(super) counts: BTreeMap<Room, u64>,
+    /// Who is in its rooms, by the lists that it got and the joins and leaves that it heard of since; nothing while
+    /// it waits for a list.
+    pub(super) present: BTreeMap<Room, Option<BTreeSet<String>>>,
 }
 
 /// What a client notes.
@@ -76,6 +79,7 @@ impl Client {
             unknown: BTreeMap::new(),
             unanswered: BTreeSet::new(),
             counts: BTreeMap::new(),
+            present: BTreeMap::new(),
         }
     }
 
@@ -145,7 +149,7 @@ impl Client {
         let echo = wish.echo;
         let number = room.0;
         self.say(&format!(
-            r#"{{"type":"join_room","roomId":"r{number}","echo":{echo},"messageId":"j{number}"{since}}}"#
+            r#"{{"type":"join_room","roomId":"r{number}","echo":{echo},"members":true,"messageId":"j{number}"{since}}}"#
         ));
     }
 
@@ -300,6 +304,18 @@ impl Client {
                 notes.push(Record::Resynced { member, room, position });
                 if let Some(wish) = self.wishes.get_mut(&room) {
                     wish.since = position;
+                    self.present.insert(room, None);
+                    self.ask_for_members(room);
+                }
+            }
+            ("user_joined_room" | "user_left_room", Some(room)) => {
+                if let Some(Some(present)) = self.present.get_mut(&room) {
+                    let user = value["userId"].as_str().unwrap_or_default();
+                    if value["type"] == "user_joined_room" {
+                        present.insert(user.to_owned());
+                    } else {
+                        present.remove(user);
+                    }
                 }
             }
             ("message_ack", Some(room)) => {
@@ -310,6 +326,7 @@ impl Client {
             }
             ("room_members", Some(room)) => {
                 self.counts.insert(room, value["memberCount"].as_u64().unwrap_or_default());
+                self.present.insert(room, Some(listed(value)));
             }
             ("error", _) => self.refused_request(value, random, now, notes),
             _ => {}
@@ -330,6 +347,7 @@ impl Client {
         wish.since = position;
         let echo = wish.echo;
         self.inside.insert(room);
+        self.present.insert(room, Some(listed(value)));
         notes.push(Record::Joined { member: self.member, room, echo, position, recovery });
     }
 
@@ -357,6 +375,12 @@ impl Client {
             _ => panic!("an error that nothing explains: {value}"),
         }
     }
+}
+
+/// The users of a list of members.
+fn listed(value: &Value) -> BTreeSet<String> {
+    let members = value["members"].as_array().into_iter().flatten();
+    members.filter_map(|member| Some(member["userId"].as_str()?.to_owned())).collect()
 }
 
 /// The message whose event this is.

@@ -35,6 +35,7 @@ mod tests {
         for (room, told, right) in outcome.wrong_counts.iter().take(10) {
             text.push_str(&format!("  {room}: told {told} members, there are {right}\n"));
         }
+        outcome.wrong_presence.iter().take(10).for_each(|found| text.push_str(&format!("  {found}\n")));
         text
     }
 
@@ -81,6 +82,7 @@ mod tests {
         for seed in 0..5 {
             let first = Simulation::run(seed, Instant::now(), None);
             assert!(first.received > 500, "{} messages are no test", first.received);
+            assert!(first.over_lanes > 50, "{} batches over lanes are no test", first.over_lanes);
             assert_eq!(first, Simulation::run(seed, Instant::now(), None));
         }
         let other = |seed| Simulation::run(seed, Instant::now(), None).trace;

@@ -15,6 +15,7 @@ use crate::identity::ShardId;
 use crate::instance::{Instance, Phase};
 use crate::ring::{Key, SendBatch};
 use crate::shard::envelope::{Envelope, LinkState};
+use crate::shard::history::recovery_bytes;
 use crate::shard::mesh::Mesh;
 use crate::shard::outlet::{Outlet, Waker};
 use crate::shard::{Action, Now, Shard, UplinkPort};
@@ -103,6 +104,7 @@ impl Host {
             commands: Outlet::to(commands.clone(), ingress_waker.clone()),
             publications: publications.clone(),
             state: LinkState::Restoring,
+            published_alone: Default::default(),
             settled: false,
         };
         let shards = outlets.into_iter().zip(inboxes).enumerate().map(|(index, (outlets, inboxes))| {
@@ -115,8 +117,10 @@ impl Host {
         let cells = instance.uplink.clone().expect("the settings have a Redis");
         let side =
             ShardSide { shards: to_shards, answers, commands: ingress, publications: publisher, cells };
-        let rules =
-            HistoryRules { settings: settings.history.clone(), reply_bytes: settings.outbox_bytes / 2 };
+        let rules = HistoryRules {
+            settings: settings.history.clone(),
+            reply_bytes: recovery_bytes(settings.outbox_bytes),
+        };
         let redis = settings.redis.as_ref().expect("the settings have a Redis");
         let uplink = Uplink::new(number, &instance.id, (redis, &rules), side, random, clock);
         instance.enter(Phase::Serving);
@@ -142,6 +146,11 @@ impl Host {
         true
     }
 
+    /// Batches that it has taken from others' lanes.
+    pub(super) fn over_lanes(&self) -> u64 {
+        self.instance.uplink.as_ref().map_or(0, |cells| cells.lane_batches_in.get())
+    }
+
     /// A shard's thread does not get its core for a while.
     pub(super) fn stall(&mut self, shard: usize, until: Ms) {
         let count = self.shards.len();
@@ -150,7 +159,7 @@ impl Host {
 
     /// The process dies: all of its sockets break.
     pub(super) fn die(&mut self, sockets: &mut Sockets, redis: &mut RedisModel, clock: Clock) {
-        self.uplink.die(redis);
+        self.uplink.die(redis, clock);
         for slot in self.shards.iter().flat_map(|thread| &thread.slots) {
             if let Some(socket) = slot.socket.and_then(|socket| sockets.get_mut(&socket)) {
                 socket.up.break_off(clock.now);
@@ -217,7 +226,12 @@ impl ShardThread {
     }
 
     fn read(&mut self, place: usize, sockets: &mut Sockets, at: Now) {
-        let Some(socket) = self.slots[place].socket.and_then(|socket| sockets.get_mut(&socket)) else {
+        let Some(number) = self.slots[place].socket else { return };
+        let Some(socket) = sockets.get_mut(&number) else {
+            // It ended, and was forgotten, while this thread stood still.
+            if !std::mem::replace(&mut self.slots[place].ended, true) {
+                self.shard.handle_ended(self.key(place), at);
+            }
             return;
         };
         while let Some(mut bytes) = socket.up.receive(at.since_start_ms) {

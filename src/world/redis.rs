@@ -13,6 +13,9 @@ use crate::uplink::wire::{Decoder, Inbound};
 /// The script whose calls are not about presence.
 const HISTORY: &str = include_str!("../uplink/history.lua");
 
+/// Milliseconds after which what was on its way over a closed connection arrives at the latest.
+const LATE: Ms = 2_000;
+
 /// Which of an instance's connections one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -102,10 +105,15 @@ impl RedisModel {
         self.connections.get_mut(&number)
     }
 
-    /// The client has closed the connection.
-    pub(super) fn abandon(&mut self, number: u32) {
+    /// The client has closed the connection. What is still on its way may come much later, behind what is sent over
+    /// the next connection.
+    pub(super) fn abandon(&mut self, number: u32, now: Ms) {
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.abandoned = true;
+            if self.random.chance(300) {
+                let late = now + self.random.below(LATE);
+                connection.up.held_until = connection.up.held_until.max(late);
+            }
         }
     }
 
@@ -161,8 +169,9 @@ impl RedisModel {
             b"HELLO" | b"SELECT" | b"CLIENT" | b"PING" => reply.extend_from_slice(b"+OK\r\n"),
             b"SUBSCRIBE" | b"UNSUBSCRIBE" => self.subscribe(number, words, &mut reply),
             b"PUBLISH" => {
+                let receivers = self.connections.values().filter(|other| other.channels.contains(&words[1]));
+                reply.extend_from_slice(format!(":{}\r\n", receivers.count()).as_bytes());
                 publishes.push((words[1].clone(), words[2].clone()));
-                reply.extend_from_slice(b":1\r\n");
             }
             b"EVAL" | b"EVALSHA" => publishes = self.evaluate(words, now, &mut reply),
             other => panic!("unknown command {}", String::from_utf8_lossy(other)),

@@ -13,7 +13,10 @@ pub(super) enum Reply {
     Number(i64),
     Bulk(Vec<u8>),
     List(Vec<Reply>),
+    Error(&'static str),
 }
+
+const OUTDATED: &str = "OUTDATED the instance has another connection";
 
 impl Reply {
     pub(super) fn text(text: &str) -> Self {
@@ -28,6 +31,7 @@ impl Reply {
                 out.extend_from_slice(bytes);
                 out.extend_from_slice(b"\r\n");
             }
+            Self::Error(text) => out.extend_from_slice(format!("-{text}\r\n").as_bytes()),
             Self::List(items) => {
                 out.extend_from_slice(format!("*{}\r\n", items.len()).as_bytes());
                 items.iter().for_each(|item| item.write(out));
@@ -47,6 +51,7 @@ pub(super) struct Register {
     occupied: BTreeMap<String, BTreeSet<String>>,
     registry: BTreeMap<String, Ms>,
     boots: BTreeMap<String, String>,
+    changes: BTreeMap<String, u64>,
     /// Rooms, and when the key expires.
     told: Option<(BTreeSet<String>, Ms)>,
 }
@@ -61,7 +66,7 @@ pub(super) struct Operation<'a> {
 }
 
 impl Operation<'_> {
-    /// The argument as text; the operation's own ones begin at 4.
+    /// The argument as text; the operation's own ones begin at 5.
     fn text(&self, at: usize) -> String {
         self.arguments.get(at).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
     }
@@ -73,7 +78,7 @@ impl Operation<'_> {
     /// Whether the operation writes, so that a Redis without memory refuses it.
     pub(super) fn writes(&self) -> bool {
         match self.text(1).as_str() {
-            "join" => self.text(8) == "1",
+            "join" => self.text(9) == "1",
             "members" | "occupied" | "probe" => false,
             _ => true,
         }
@@ -87,13 +92,13 @@ impl Operation<'_> {
             "join" => self.join(),
             "leave" => self.leave(),
             "members" => {
-                let room = self.text(4);
+                let room = self.text(5);
                 self.note_told(&room);
                 self.count_and_list(&room, true)
             }
             "restore" => self.restore(),
             "occupied" => {
-                let rooms = self.register.occupied.get(&self.text(4)).cloned().unwrap_or_default();
+                let rooms = self.register.occupied.get(&self.text(5)).cloned().unwrap_or_default();
                 Reply::List(rooms.iter().map(|room| Reply::text(room)).collect())
             }
             "register" => self.register(),
@@ -118,6 +123,15 @@ impl Operation<'_> {
         self.register.members.get(room).map_or(0, BTreeMap::len)
     }
 
+    fn next_change(&mut self, room: &str) -> u64 {
+        let first = (super::EPOCH_UNIX_MS + self.now) * 1_000;
+        *self.register.changes.entry(room.to_owned()).and_modify(|number| *number += 1).or_insert(first)
+    }
+
+    fn last_change(&self, room: &str) -> Reply {
+        Reply::text(&self.register.changes.get(room).copied().unwrap_or(0).to_string())
+    }
+
     fn announce(&mut self, room: &str, joined: u8, member: &[u8]) {
         self.note_told(room);
         let mut payload = self.arguments[3].clone();
@@ -126,6 +140,13 @@ impl Operation<'_> {
         payload.push(joined);
         payload.extend_from_slice(&(self.count(room) as u32).to_le_bytes());
         payload.extend_from_slice(member);
+        let number = self.next_change(room);
+        payload.push(9);
+        payload.extend_from_slice(&8_u32.to_le_bytes());
+        payload.extend_from_slice(&number.to_le_bytes());
+        if self.count(room) == 0 {
+            self.register.changes.remove(room);
+        }
         self.publishes.push((format!("{}rooms:{room}", self.text(0)).into_bytes(), payload));
     }
 
@@ -193,35 +214,54 @@ impl Operation<'_> {
     fn count_and_list(&self, room: &str, wanted: bool) -> Reply {
         let entries = self.register.entries.get(room).filter(|_| wanted);
         let list = entries.into_iter().flatten().map(|(_, member)| Reply::Bulk(member.clone())).collect();
-        Reply::List(vec![Reply::Number(self.count(room) as i64), Reply::List(list)])
+        Reply::List(vec![Reply::Number(self.count(room) as i64), Reply::List(list), self.last_change(room)])
+    }
+
+    /// The instance has registered over a later connection, or as another process.
+    fn is_outdated(&self, instance: &str) -> bool {
+        let Some(entry) = self.register.boots.get(instance) else { return false };
+        let words: Vec<_> = entry.split(' ').collect();
+        let origin: String =
+            self.arguments[3][5..13].iter().rev().map(|byte| format!("{byte:02x}")).collect();
+        words[0] != origin || words[2].parse::<u64>().is_ok_and(|latest| latest > self.number(4))
     }
 
     fn join(&mut self) -> Reply {
-        let (room, instance) = (self.text(4), self.text(5));
-        if self.text(8) == "1" {
-            let member = self.arguments[7].clone();
-            self.enter(&room, &instance, &self.text(6), &member, false);
+        let (room, instance) = (self.text(5), self.text(6));
+        if self.text(9) == "1" {
+            if self.is_outdated(&instance) {
+                return Reply::Error(OUTDATED);
+            }
+            let member = self.arguments[8].clone();
+            self.enter(&room, &instance, &self.text(7), &member, false);
             self.occupy(&room, &instance);
         }
         self.note_told(&room);
-        self.count_and_list(&room, self.text(9) == "1")
+        self.count_and_list(&room, self.text(10) == "1")
     }
 
     fn leave(&mut self) -> Reply {
-        let (room, instance) = (self.text(4), self.text(5));
-        self.leave_user(&room, &instance, &self.text(6));
-        if self.text(7) == "1" {
+        let (room, instance) = (self.text(5), self.text(6));
+        if self.is_outdated(&instance) {
+            return Reply::Error(OUTDATED);
+        }
+        self.leave_user(&room, &instance, &self.text(7));
+        if self.text(8) == "1" {
             self.vacate(&room, &instance);
         }
         Reply::Number(0)
     }
 
     fn restore(&mut self) -> Reply {
-        let (room, instance, held) = (self.text(4), self.text(5), self.number(6) as usize);
+        let (room, instance, held) = (self.text(5), self.text(6), self.number(7) as usize);
+        if self.is_outdated(&instance) {
+            return Reply::Error(OUTDATED);
+        }
         let present: Vec<_> =
-            self.arguments[7..].chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+            self.arguments[8..].chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
         let name = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let kept = present.iter().map(|(user, _)| name(user)).collect();
+        let before = self.last_change(&room);
         self.leave_all_but(&room, &instance, &kept);
         let quiet = if self.is_untold(&room) { held } else { 0 };
         for (place, (user, member)) in present.iter().enumerate() {
@@ -232,17 +272,21 @@ impl Operation<'_> {
         } else {
             self.occupy(&room, &instance);
         }
-        Reply::Number(0)
+        Reply::List(vec![before, self.last_change(&room)])
     }
 
     fn register(&mut self) -> Reply {
-        let (instance, origin, threshold) = (self.text(4), self.text(5), self.number(7));
+        let (instance, origin, threshold) = (self.text(5), self.text(6), self.number(8));
         let entry = self.register.boots.get(&instance).cloned();
         let mut known = false;
         if let Some((holder, interval)) = entry.as_deref().and_then(|entry| entry.split_once(' ')) {
             known = holder == origin;
+            if known && self.is_outdated(&instance) {
+                return Reply::Error(OUTDATED);
+            }
             if !known {
                 let seen = self.register.registry.get(&instance).copied().unwrap_or(0);
+                let interval = interval.split(' ').next().unwrap_or_default();
                 let grace = interval.parse::<u64>().unwrap_or(0) * 5 / 2;
                 let age = self.now.saturating_sub(seen);
                 if age < grace {
@@ -251,13 +295,13 @@ impl Operation<'_> {
                 }
             }
         }
-        if !known && (entry.is_some() || self.text(8) == "1") && !self.clear(&instance) {
+        if !known && (entry.is_some() || self.text(9) == "1") && !self.clear(&instance) {
             return Reply::List(vec![Reply::text("clearing")]);
         }
         if self.register.registry.is_empty() {
             self.register.told = Some((BTreeSet::from([String::new()]), self.now + threshold));
         }
-        self.register.boots.insert(instance.clone(), format!("{origin} {}", self.text(6)));
+        self.register.boots.insert(instance.clone(), format!("{origin} {} {}", self.text(7), self.text(4)));
         self.register.registry.insert(instance, self.now);
         let mut answer = vec![Reply::text(if known { "known" } else { "new" })];
         let alive = self.register.registry.iter().filter(|(_, seen)| **seen + threshold >= self.now);
@@ -266,7 +310,7 @@ impl Operation<'_> {
     }
 
     fn reap(&mut self) -> Reply {
-        let threshold = self.number(4);
+        let threshold = self.number(5);
         let is_silent = |(_, seen): &(&String, &Ms)| **seen + threshold <= self.now;
         let silent = self.register.registry.iter().filter(is_silent).min_by_key(|(_, seen)| **seen);
         let Some(silent) = silent.map(|(name, _)| name.clone()) else { return Reply::text("") };
@@ -278,7 +322,7 @@ impl Operation<'_> {
     }
 
     fn unregister(&mut self) -> Reply {
-        let (instance, origin) = (self.text(4), self.text(5));
+        let (instance, origin) = (self.text(5), self.text(6));
         let entry = self.register.boots.get(&instance);
         if entry.is_some_and(|entry| !entry.starts_with(&format!("{origin} "))) {
             return Reply::Number(1);

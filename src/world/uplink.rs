@@ -19,6 +19,7 @@ use crate::uplink::delivery::Delivery;
 use crate::uplink::following::Following;
 use crate::uplink::history::{Epochs, HistoryCaller, HistoryRules};
 use crate::uplink::ingress::{Expect, Ingress, PublisherLink};
+use crate::uplink::lane;
 use crate::uplink::link::{Event, Handshake, Link, LinkError};
 use crate::uplink::publisher::{Batching, Publisher, Sent};
 use crate::uplink::registry::{self, Load};
@@ -90,18 +91,18 @@ impl Uplink {
         let caller = HistoryCaller::new(&settings.prefix, origin, rules.clone());
         let stores = StoreQueue::new(caller, Epochs::new(random.next()), side.answers);
         let ingress_link: Link<Expect> = link(settings, random.next(), now);
-        let ingress = Ingress::new(
-            settings,
-            (instance, origin),
-            ingress_link,
-            delivery,
-            false,
-            Arc::clone(&side.cells),
-            now,
-        );
-        let batching = Batching { size: settings.batch_bytes, compress_from: settings.batch_compress_bytes };
+        let gate = lane::closed();
+        let shared = (Arc::clone(&gate), Arc::clone(&side.cells));
+        let this = (instance, origin);
+        let ingress = Ingress::new(settings, this, ingress_link, delivery, false, shared, now);
+        let batching = Batching {
+            size: settings.batch_bytes,
+            compress_from: settings.batch_compress_bytes,
+            // There is little to say in the world: most hosts use the lane for every batch, some for many at once.
+            batches_per_peer: usize::from(random.chance(250)),
+        };
         let channels = Channels::new(&settings.prefix);
-        let publisher = Publisher::new(channels, origin, batching, stores, side.cells);
+        let publisher = Publisher::new(channels, this, batching, stores, gate, side.cells);
         Self {
             number,
             instance: instance.clone(),
@@ -130,16 +131,16 @@ impl Uplink {
     }
 
     /// The process has died: its sockets close, what they had sent may still arrive.
-    pub(super) fn die(&mut self, redis: &mut RedisModel) {
+    pub(super) fn die(&mut self, redis: &mut RedisModel, clock: Clock) {
         for socket in [self.ingress_socket.take(), self.publisher_socket.take()].into_iter().flatten() {
-            redis.abandon(socket);
+            redis.abandon(socket, clock.now);
         }
     }
 
     pub(super) fn turn(&mut self, redis: &mut RedisModel, random: &mut Random, clock: Clock) {
         if let Err(error) = self.ingress_turn(redis, random, clock) {
             if let Some(socket) = self.ingress_socket.take() {
-                redis.abandon(socket);
+                redis.abandon(socket, clock.now);
             }
             if !matches!(error, LinkError::OtherConnection) {
                 self.wanted += 1;
@@ -150,7 +151,7 @@ impl Uplink {
         self.gather(random, clock);
         if self.publisher_turn(redis, random, clock).is_err() {
             if let Some(socket) = self.publisher_socket.take() {
-                redis.abandon(socket);
+                redis.abandon(socket, clock.now);
             }
             let unanswered = self.link.lost(clock.instant());
             self.publisher.link_lost(unanswered);
@@ -247,8 +248,11 @@ impl Uplink {
                     let error = crate::uplink::link::words(&error);
                     return Err(LinkError::Refused { step: "PUBLISH", error });
                 }
+                Event::Reply(Sent::Lane(sent), Ok(answer)) => {
+                    self.publisher.lane_answered(sent, &answer, &mut self.link, now);
+                }
                 Event::Reply(Sent::Heartbeat, Ok(_)) => self.link.settled(),
-                Event::Reply(Sent::Batch(_), Ok(_)) | Event::Message { .. } => {}
+                Event::Reply(Sent::Batch(_) | Sent::Companion, Ok(_)) | Event::Message { .. } => {}
             }
         }
         transmit(redis, socket, &mut self.link, random, clock);

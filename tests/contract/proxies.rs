@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::Signal;
+
 use crate::harness::client::Client;
 use crate::harness::process::Process;
 use crate::harness::redis::RedisServer;
@@ -190,6 +192,27 @@ fn a_full_instance_is_passed_over() {
         let _only = Client::connect(&stage.instances[0]);
         let clients: Vec<_> = (0..6).map(|_| stage.connect(&[])).collect();
         assert!(clients.iter().all(|(_, instance)| instance == "b"), "{name}");
+    }
+}
+
+#[test]
+fn an_overloaded_instance_and_one_that_drains_are_passed_over() {
+    let sticky = [("nginx-sticky", nginx_sticky as Program), ("haproxy-sticky", haproxy_sticky)];
+    for (name, program) in [("nginx", nginx as Program), ("haproxy", haproxy)].into_iter().chain(sticky) {
+        let small = [("WS_MAX_CONNECTIONS", "40"), ("OVERLOAD_CONNECTIONS", "50")];
+        let mut stage = Stage::new(name, program, [&small, &[]]);
+        let mut clients: Vec<_> = (0..20).map(|_| Client::connect(&stage.instances[0])).collect();
+        eventually("it is overloaded", || {
+            (http::get(stage.instances[0].port, "/ready").status == 503).then_some(())
+        });
+        let passed = |stage: &Stage| (0..6).all(|_| stage.connect(&[]).1 == "b");
+        assert!(passed(&stage), "{name}");
+        stage.instances[0].process.signal(Signal::TERM);
+        clients[0].expect("server_draining");
+        assert!(passed(&stage), "{name}");
+        drop(clients);
+        assert!(stage.instances[0].process.wait().success(), "{name}");
+        assert!(passed(&stage), "{name}");
     }
 }
 

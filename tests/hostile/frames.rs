@@ -96,6 +96,8 @@ fn what_is_too_big_or_in_too_many_pieces() {
     assert_codes(&[
         ("a header that declares 16 MiB", header_declaring(FIN | TEXT, 16 << 20), 1009),
         ("a header that declares 2^63 - 1", header_declaring(FIN | TEXT, (1 << 63) - 1), 1009),
+        ("a header that declares 2^63", header_declaring(FIN | TEXT, 1 << 63), 1009),
+        ("a header that declares 2^64 - 1", header_declaring(FIN | TEXT, u64::MAX), 1009),
         ("a fragment that declares 16 MiB", header_declaring(TEXT, 16 << 20), 1009),
         ("a message of 64 KiB and one byte", frame(FIN | TEXT, &[b' '; 65_537]), 1009),
         (

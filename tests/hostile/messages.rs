@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use crate::arena::{Arena, upgraded};
 use crate::harness::client::Client;
 use crate::harness::raw::RawSocket;
+use crate::harness::redis::RedisServer;
+use crate::harness::server::Server;
 
 /// The code of the error that comes next.
 #[track_caller]
@@ -64,6 +66,11 @@ fn text_that_is_no_acceptable_json() {
             ("a lone surrogate in a key", r#"{"type":"ping","\ud800":1}"#.to_owned()),
             ("a control character", with_value("\"\u{1}\"")),
             ("NUL", with_value("\"\0\"")),
+            ("more than a double", with_value("1e309")),
+            ("a surrogate that is alone deep inside", with_value(r#"[{"a":["\uDBFF"]}]"#)),
+            ("an escaped key repeated", with_value(r#"{"\u0061":1,"a":2}"#)),
+            ("NUL behind the end", "{\"type\":\"ping\"}\0".to_owned()),
+            ("a form feed", "\u{c}{\"type\":\"ping\"}".to_owned()),
             ("a leading zero", with_value("01")),
             ("NaN", with_value("NaN")),
             ("a comma too many", r#"{"type":"ping",}"#.to_owned()),
@@ -81,6 +88,33 @@ fn rooms_with_impossible_names() {
     let texts =
         names.map(|name| (name, json!({"type": "join_room", "roomId": name, "messageId": "1"}).to_string()));
     assert_refused("invalid_room", &texts);
+}
+
+#[test]
+fn a_room_that_cannot_be_is_one_escaped_line_in_the_log_and_nothing_in_redis() {
+    let redis = RedisServer::start();
+    let server = Server::in_cluster(&redis, "a", &[]);
+    let mut client = Client::connect(&server);
+    client.join("before");
+    let keys = || {
+        let mut keys: Vec<String> = redis.command(&["KEYS", "*"]);
+        keys.extend(redis.command::<Vec<String>>(&["PUBSUB", "CHANNELS"]));
+        keys.sort();
+        keys
+    };
+    let before = keys();
+    for name in ["evil\0\r\n\u{202e}\u{1b}[2J", "evil*", "evil{}"] {
+        client.expect_refused(json!({"type": "join_room", "roomId": name}), "invalid_room");
+    }
+    assert_eq!(keys(), before);
+    drop(client);
+    let lines = |server: &Server| -> Vec<String> {
+        server.process.output().lines().filter(|line| line.contains("evil")).map(Into::into).collect()
+    };
+    crate::harness::eventually("it is logged", || (!lines(&server).is_empty()).then_some(()));
+    let lines = lines(&server);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(!lines[0].contains(|c: char| c.is_control() || c == '\u{202e}'), "{:?}", lines[0]);
 }
 
 #[test]

@@ -7,8 +7,10 @@
 #[allow(dead_code, unused_macros, reason = "the harness has more than these tests need")]
 mod harness;
 
+mod application;
 mod authority;
 mod certificates;
 mod connections;
+mod proxied;
 mod redis_link;
 mod secured;

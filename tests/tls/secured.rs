@@ -32,6 +32,12 @@ impl Secured {
     /// Starts one and waits until it is ready.
     #[track_caller]
     pub fn start(settings: &[(&str, &str)]) -> Self {
+        Self::start_behind(&[], settings)
+    }
+
+    /// As [`Secured::start`], for a server that wants `preface` in front of TLS.
+    #[track_caller]
+    pub fn start_behind(preface: &[u8], settings: &[(&str, &str)]) -> Self {
         let authority = Authority::new();
         authority.issue("server", "localhost");
         let port = free_port();
@@ -43,7 +49,8 @@ impl Secured {
             if let Some(status) = server.process.ended() {
                 panic!("the server ended at its start with {status}");
             }
-            server.try_get("/ready").ok().filter(|answer| answer.starts_with("HTTP/1.1 200 "))
+            let answer = server.behind(preface).and_then(|stream| ask(stream, "/ready"));
+            answer.ok().filter(|answer| answer.starts_with("HTTP/1.1 200 "))
         });
         server
     }
@@ -66,9 +73,24 @@ impl Secured {
             .with_root_certificates(self.authority.roots())
             .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        self.secure(config, TcpStream::connect(("127.0.0.1", self.port))?)
+    }
+
+    /// TLS over a connection that has sent `preface`, and whether its handshake succeeds.
+    pub fn behind(&self, preface: &[u8]) -> io::Result<Stream> {
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[&version::TLS13])
+            .expect("a known version")
+            .with_root_certificates(self.authority.roots())
+            .with_no_client_auth();
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
+        socket.write_all(preface)?;
+        self.secure(config, socket)
+    }
+
+    fn secure(&self, config: ClientConfig, socket: TcpStream) -> io::Result<Stream> {
         let name = "localhost".try_into().expect("a name");
         let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
-        let socket = TcpStream::connect(("127.0.0.1", self.port))?;
         socket.set_read_timeout(Some(DEADLINE))?;
         socket.set_nodelay(true)?;
         let mut stream = StreamOwned::new(connection, socket);
@@ -91,12 +113,7 @@ impl Secured {
     }
 
     fn try_get(&self, path: &str) -> io::Result<String> {
-        let mut stream = self.try_connect(&[&version::TLS13], &[])?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
-        let mut answer = String::new();
-        // rustls fails this read when the connection ends without close_notify.
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        ask(self.try_connect(&[&version::TLS13], &[])?, path)
     }
 
     /// The value of a metric.
@@ -107,6 +124,15 @@ impl Secured {
             text.lines().find(|line| line.starts_with(&format!("{name}{{"))).expect("the metric exists");
         line.rsplit_once(' ').expect("a value").1.parse().expect("a number")
     }
+}
+
+/// The whole answer to `GET path`.
+fn ask(mut stream: Stream, path: &str) -> io::Result<String> {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    let mut answer = String::new();
+    // rustls fails this read when the connection ends without close_notify.
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// A WebSocket over TLS.

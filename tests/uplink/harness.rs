@@ -123,9 +123,11 @@ pub fn settings(port: u16) -> RedisSettings {
         batch_age: Duration::from_micros(500),
         batch_bytes: 64 * 1024,
         batch_compress_bytes: 1_024,
+        lane_peers: 16,
         heartbeat_interval: Duration::from_millis(200),
         cleanup_interval: Duration::from_millis(200),
         inactive_threshold: Duration::from_secs(30),
+        connections_per_user: 0,
     }
 }
 
@@ -212,6 +214,7 @@ impl Instance {
             waker: Arc::clone(&waker),
             publications: for_publisher,
             cells: Arc::clone(&cells),
+            tracer: None,
         };
         let id = InstanceId::parse(name).unwrap();
         let handle = start(settings, rules, &id, 7, ports, Load::default, None)?;
@@ -241,6 +244,11 @@ impl Instance {
     pub fn publish(&self, target: Target, event: &str) {
         let event = Bytes::copy_from_slice(event.as_bytes());
         self.publications.send(Publication::Event { target, event }).expect("the publisher runs");
+    }
+
+    /// The way to the publisher, for another thread.
+    pub fn publications(&self) -> Sender<Publication> {
+        self.publications.clone()
     }
 
     /// The next envelope for a shard, presence of own joins left out.
@@ -305,6 +313,7 @@ impl Instance {
     pub fn ask_store(&self, room: &RoomId, who: &str, message_id: Option<&str>, text: &str) {
         let message_id = message_id.map(Into::into);
         let store = Store {
+            trace: None,
             room: room.clone(),
             asker: Asker { connection: connection(), message_id },
             user: user(who),
@@ -376,18 +385,11 @@ impl Instance {
     }
 
     /// What a home shard says of one room when the link is back.
-    pub fn restore(
-        &self,
-        room: &RoomId,
-        route: &Arc<RoomRoute>,
-        members: &[&str],
-        newcomers: &[&str],
-        published: bool,
-    ) {
+    pub fn restore(&self, room: &RoomId, route: &Arc<RoomRoute>, members: &[&str], newcomers: &[&str]) {
         let [members, newcomers] =
             [members, newcomers].map(|names| names.iter().map(|n| member(n)).collect());
         let (room, route) = (room.clone(), Arc::clone(route));
-        self.command(UplinkCommand::Restore { room, route, members, newcomers, published });
+        self.command(UplinkCommand::Restore { room, route, members, newcomers, told: false });
     }
 
     pub fn leave(&self, room: &RoomId, who: &str, last: bool) {

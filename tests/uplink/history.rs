@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tableforge::room::history::{Epoch, NotRecovered, Position};
-use tableforge::shard::envelope::{Envelope, LinkState, StoreOutcome};
+use tableforge::shard::envelope::{Envelope, LinkState, StoreOutcome, UplinkCommand};
 
 use crate::harness::*;
 
@@ -178,7 +178,7 @@ fn what_a_killed_subscription_missed_is_given_without_a_resync() {
     a.store(&room("r"), "alice", "m2", "m2");
     b.expect_link(LinkState::Restoring);
     a.store(&room("r"), "alice", "m3", "m3");
-    b.restore(&room("r"), &route, &["bob"], &[], false);
+    b.restore(&room("r"), &route, &["bob"], &[]);
     b.restored();
     a.store(&room("r"), "alice", "m4", "m4");
     for n in 2..=4 {
@@ -190,6 +190,53 @@ fn what_a_killed_subscription_missed_is_given_without_a_resync() {
         };
         assert_eq!(text, numbered(&format!("m{n}"), n));
     }
+}
+
+/// What `b`'s members are told when its link is back, while which `meanwhile` happened elsewhere.
+fn told_after_a_loss(meanwhile: impl FnOnce(&Instance), told_alone: bool) -> Vec<&'static str> {
+    let redis = Redis::start();
+    let settings = settings(redis.port);
+    let (a, b) = (
+        Instance::with_history("a", &settings, rules(100)),
+        Instance::with_history("b", &settings, rules(100)),
+    );
+    a.join(&room("r"), "alice", true);
+    let route = b.join(&room("r"), "bob", true).route;
+    redis.kill_connection("b", "ingress");
+    b.expect_link(LinkState::Down);
+    b.expect_link(LinkState::Restoring);
+    meanwhile(&a);
+    a.settle();
+    let (members, newcomers) = (vec![member("bob")], Vec::new());
+    b.command(UplinkCommand::Restore { room: room("r"), route, members, newcomers, told: told_alone });
+    b.restored();
+    let mut reasons = Vec::new();
+    loop {
+        match b.next(0) {
+            Envelope::RoomResync { room: of, reason, position } => {
+                assert_eq!((of, position.map(|p| p.offset)), (Some(room("r")), Some(0)));
+                reasons.push(reason);
+            }
+            Envelope::Link(LinkState::Up) => break,
+            Envelope::Presence(_) => {}
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    // And what comes now is told as ever.
+    a.join(&room("r"), "later", true);
+    let presence = b.presence();
+    assert_eq!((presence.joined, &presence.member), (true, &member("later")));
+    reasons
+}
+
+#[test]
+fn joins_and_leaves_that_the_loss_of_the_link_hid_are_announced_as_stale_presence() {
+    let leave = |a: &Instance| a.leave(&room("r"), "alice", true);
+    assert_eq!(told_after_a_loss(leave, false), ["presence"]);
+    let join = |a: &Instance| drop(a.join(&room("r"), "anna", true));
+    assert_eq!(told_after_a_loss(join, false), ["presence"]);
+    assert_eq!(told_after_a_loss(|_| (), true), ["presence"], "members were told what b alone knew");
+    assert_eq!(told_after_a_loss(|_| (), false), [""; 0], "nothing has changed");
 }
 
 #[test]
@@ -242,7 +289,7 @@ fn a_redis_that_comes_back_empty_begins_a_new_epoch() {
     drop(redis);
     let _redis = Redis::on(port, &[]);
     a.expect_link(LinkState::Restoring);
-    a.restore(&room("r"), &route, &["alice"], &[], false);
+    a.restore(&room("r"), &route, &["alice"], &[]);
     a.restored();
     let position = match a.next(0) {
         Envelope::RoomResync { reason: "new_epoch", position: Some(position), .. } => position,
@@ -334,7 +381,7 @@ fn a_slow_redis_is_a_timeout_and_the_repetition_no_second_message() {
     a.expect_link(LinkState::Down);
     redis.signal("CONT");
     a.expect_link(LinkState::Restoring);
-    a.restore(&room("r"), &route, &["alice"], &[], false);
+    a.restore(&room("r"), &route, &["alice"], &[]);
     a.restored();
     assert_eq!(a.store(&room("r"), "alice", "m1", "m1"), StoreOutcome::Stored(1));
     assert_eq!(a.store(&room("r"), "alice", "m2", "m2"), StoreOutcome::Stored(2));

@@ -2,6 +2,7 @@
 
 mod harness;
 mod history;
+mod lanes;
 mod process;
 
 use std::time::Duration;
@@ -10,7 +11,8 @@ use harness::*;
 use tableforge::config::RedisSettings;
 use tableforge::identity::{ConnectionId, ShardId};
 use tableforge::shard::envelope::{Envelope, LinkState, Target, UplinkCommand};
-use tableforge::uplink::batch::{self, Header, Origin, Packer, Sequence};
+use tableforge::uplink::batch::{self, Header, Origin, Sequence};
+use tableforge::uplink::packing::{Packer, Readers};
 
 fn subscribers(redis: &Redis, channel: &str) -> u64 {
     let answer: (String, u64) =
@@ -97,7 +99,7 @@ fn presence_reaches_the_instance_that_caused_it() {
 fn users_and_everyone_are_reached() {
     let redis = Redis::start();
     let (a, b) = (Instance::up("a", &settings(redis.port)), Instance::up("b", &settings(redis.port)));
-    b.command(UplinkCommand::Attach { user: user("carol:1"), connection: connection() });
+    b.command(UplinkCommand::Attach { user: user("carol:1"), connection: connection(), counted: None });
     assert!(matches!(b.next(0), Envelope::Attached { connection: c } if c == connection()));
     a.publish(Target::User(user("carol:1")), "{\"to\":\"carol\"}");
     let home = tableforge::shard::home::of_user("carol:1", 2);
@@ -111,7 +113,7 @@ fn users_and_everyone_are_reached() {
     for shard in 0..2 {
         assert!(matches!(b.next(shard), Envelope::GlobalFrame { frame } if text(&frame) == "{\"all\":1}"));
     }
-    b.command(UplinkCommand::Detach { user: user("carol:1") });
+    b.command(UplinkCommand::Detach { user: user("carol:1"), counted: None, last: true });
     b.settle();
     assert_eq!(subscribers(&redis, "tf:users:carol:1"), 0);
 }
@@ -144,7 +146,7 @@ fn a_lost_batch_is_noticed() {
         let mut records = Vec::new();
         batch::push_event(&mut records, format!("{{\"n\":{number}}}").as_bytes());
         let head = Header { origin: Origin(99), sequence: Sequence::Follows(number), from_script: false };
-        foreign(&redis, "tf:rooms:r", &packer.pack(head, &records));
+        foreign(&redis, "tf:rooms:r", &packer.pack(head, &records, Readers::Anyone));
     }
     assert_eq!((a.room_text(), a.room_text()), ("{\"n\":4}".into(), "{\"n\":5}".into()));
     assert_eq!(a.resync(), (Some(room("r")), "gap"));
@@ -170,6 +172,7 @@ fn a_shard_that_does_not_keep_up_is_told_what_it_missed() {
     a.command(UplinkCommand::Attach {
         user: user(&other),
         connection: ConnectionId { shard: ShardId(1), slot: 0, generation: 0 },
+        counted: None,
     });
     assert!(matches!(a.next(1), Envelope::Attached { .. }));
     foreign(&redis, &format!("tf:users:{other}"), b"{\"data\":2}");
@@ -208,20 +211,21 @@ fn a_lost_redis_is_told_and_everything_comes_back() {
 
     a.expect_link(LinkState::Restoring);
     b.expect_link(LinkState::Restoring);
-    a.restore(&room("r"), &route, &["alice"], &[], false);
+    a.restore(&room("r"), &route, &["alice"], &[]);
     a.restored();
     assert_eq!(a.resync(), (None, "redis_link_lost"));
     assert!(matches!(a.next(0), Envelope::Link(LinkState::Up)));
-    b.restore(&room("r"), &route, &["bob"], &["bert"], true);
-    b.command(UplinkCommand::RestoreUsers { users: vec![user("bob")] });
+    b.restore(&room("r"), &route, &["bob"], &["bert"]);
+    b.command(UplinkCommand::PublishedAlone { rooms: vec![room("r")] });
+    b.command(UplinkCommand::RestoreUsers { users: vec![(user("bob"), Vec::new())] });
     b.restored();
-    assert_eq!(a.resync(), (Some(room("r")), "peer_link_lost"));
     let presence = a.presence();
     assert_eq!(
         (presence.member.user.clone(), presence.member_count),
         (user("bert"), 3),
         "bob has been there"
     );
+    assert_eq!(a.resync(), (Some(room("r")), "peer_link_lost"));
     assert_eq!(b.presence(), presence);
     assert_eq!(b.resync(), (None, "redis_link_lost"));
     assert!(matches!(b.next(0), Envelope::Link(LinkState::Up)));
@@ -316,7 +320,7 @@ fn an_instance_that_was_removed_registers_again() {
     let route = a.join(&room("r"), "alice", true).route;
     let () = redis::cmd("FLUSHALL").query(&mut redis.client()).unwrap();
     a.expect_link(LinkState::Restoring);
-    a.restore(&room("r"), &route, &["alice"], &[], false);
+    a.restore(&room("r"), &route, &["alice"], &[]);
     a.restored();
     assert_eq!(a.resync(), (None, "redis_link_lost"), "leaves may have been lost");
     assert!(matches!(a.next(0), Envelope::Link(LinkState::Up)));
@@ -338,13 +342,13 @@ fn who_was_told_of_a_room_without_its_members_hears_of_their_return() {
     let _redis = Redis::on(port, &[]);
     a.expect_link(LinkState::Restoring);
     b.expect_link(LinkState::Restoring);
-    b.restore(&room("r"), &route, &["bob"], &[], false);
+    b.restore(&room("r"), &route, &["bob"], &[]);
     b.restored();
     b.resync();
     assert!(matches!(b.next(0), Envelope::Link(LinkState::Up)));
     b.command(UplinkCommand::ListMembers { room: room("r"), asker: asker("reload") });
     assert!(matches!(b.next(0), Envelope::Members { member_count: 1, .. }));
-    a.restore(&room("r"), &route, &["alice"], &[], false);
+    a.restore(&room("r"), &route, &["alice"], &[]);
     let presence = b.presence();
     assert_eq!((presence.joined, presence.member_count, &presence.member), (true, 2, &member("alice")));
 }
@@ -360,7 +364,7 @@ fn a_lost_connection_alone_is_no_presence() {
     redis.kill_connection("a", "ingress");
     a.expect_link(LinkState::Down);
     a.expect_link(LinkState::Restoring);
-    a.restore(&room("r"), &route, &["alice"], &["anna"], false);
+    a.restore(&room("r"), &route, &["alice"], &["anna"]);
     let changes = [b.presence(), b.presence()].map(|p| (p.joined, p.member.user, p.member_count));
     assert_eq!(changes, [(false, user("adam"), 2), (true, user("anna"), 3)], "alice was there all along");
 }
@@ -383,7 +387,7 @@ fn members_whose_leave_was_announced_are_announced_again() {
     redis.kill_connection("a", "ingress");
     a.expect_link(LinkState::Down);
     a.expect_link(LinkState::Restoring);
-    a.restore(&room("r"), &route, &["alice"], &[], false);
+    a.restore(&room("r"), &route, &["alice"], &[]);
     let presence = b.presence();
     assert_eq!((presence.joined, presence.member_count, &presence.member), (true, 2, &member("alice")));
 }
@@ -517,7 +521,7 @@ fn every_key_expires() {
     a.join(&room("r"), "alice", true);
     let mut client = redis.client();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut client).unwrap();
-    assert_eq!(keys.len(), 6, "{keys:?}");
+    assert_eq!(keys.len(), 7, "{keys:?}");
     for key in keys {
         let seconds: i64 = redis::cmd("TTL").arg(&key).query(&mut client).unwrap();
         let expected = if key == "tf:told" { 0..=30 } else { 86_000..=86_400 };

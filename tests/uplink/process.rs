@@ -123,6 +123,7 @@ fn panic_in_the_uplink(port: u16) -> ! {
         waker,
         publications,
         cells: Default::default(),
+        tracer: None,
     };
     let id = InstanceId::parse("panics").expect("a valid name");
     let _handle = start(&settings(port), HistoryRules::none(), &id, 7, ports, || panic!("no load"), None)

@@ -15,6 +15,7 @@ class Reading:
     cpu_seconds: float
     input_bytes: int
     output_bytes: int
+    commands: int
 
     def since(self, before):
         """The difference to an earlier reading."""
@@ -22,6 +23,7 @@ class Reading:
             self.cpu_seconds - before.cpu_seconds,
             self.input_bytes - before.input_bytes,
             self.output_bytes - before.output_bytes,
+            self.commands - before.commands,
         )
 
 
@@ -51,6 +53,7 @@ class Redis:
             processes.cpu_seconds(self._pid),
             int(stats["total_net_input_bytes"]),
             int(stats["total_net_output_bytes"]),
+            int(stats["total_commands_processed"]),
         )
 
     @staticmethod

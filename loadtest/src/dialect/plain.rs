@@ -1,6 +1,6 @@
 //! Text rooms without a protocol: the room is in the request target, and messages are the data alone.
 
-use super::{Dialect, Incoming, Joining, with_query};
+use super::{Dialect, Incoming, Joining, Position, with_query};
 use crate::stamp::{Payload, Stamp, StampReader};
 
 /// The dialect of servers that publish what a member sends, as it is, to the other members.
@@ -26,7 +26,7 @@ impl Dialect for Plain {
         room.map_or_else(|| path.to_owned(), |room| with_query(path, &format!("room={room}")))
     }
 
-    fn write_join(&self, _: &str, _: &mut Vec<u8>) {
+    fn write_join(&self, _: &str, _: Option<&Position>, _: &mut Vec<u8>) {
         unreachable!("a connection is in its room from the upgrade on");
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::{Dialect, Incoming, with_query};
+use super::{Dialect, Incoming, Position, Standing, with_query};
 use crate::stamp::{Payload, Stamp, StampReader};
 
 /// Engine.IO `message` (4) with Socket.IO `CONNECT` (0), to the main namespace.
@@ -36,7 +36,7 @@ impl Dialect for SocketIo {
         with_query(path, "EIO=4&transport=websocket")
     }
 
-    fn write_join(&self, room: &str, out: &mut Vec<u8>) {
+    fn write_join(&self, room: &str, _: Option<&Position>, out: &mut Vec<u8>) {
         write!(out, r#"42{JOIN_ACK}["join","{room}"]"#).expect("writing to a Vec cannot fail");
     }
 
@@ -56,7 +56,7 @@ impl Dialect for SocketIo {
             [b'0', ..] => Incoming::Answer(CONNECT),
             [b'2'] => Incoming::Answer(PONG),
             [b'4', b'0', ..] => Incoming::Greeting,
-            [b'4', b'3', ..] => Incoming::Joined,
+            [b'4', b'3', ..] => Incoming::Joined(Standing::default()),
             [b'1'] | [b'4', b'1'] => Incoming::Notice("disconnected".to_owned()),
             [b'4', b'4', reason @ ..] => {
                 Incoming::Refused { code: String::from_utf8_lossy(reason).into_owned(), acknowledged: false }
@@ -86,9 +86,9 @@ mod tests {
         assert_eq!(dialect.read(open), Incoming::Answer("40"));
         assert_eq!(dialect.read(br#"40{"sid":"y"}"#), Incoming::Greeting);
         let mut join = Vec::new();
-        dialect.write_join("load-1", &mut join);
+        dialect.write_join("load-1", None, &mut join);
         assert_eq!(join, br#"420["join","load-1"]"#);
-        assert_eq!(dialect.read(b"430[]"), Incoming::Joined);
+        assert_eq!(dialect.read(b"430[]"), Incoming::Joined(Standing::default()));
         assert_eq!(dialect.read(b"2"), Incoming::Answer("3"));
     }
 

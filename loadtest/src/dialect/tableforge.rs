@@ -5,7 +5,7 @@ use std::io::Write;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Dialect, Incoming};
+use super::{Dialect, Incoming, Position, Standing};
 use crate::stamp::{Payload, Stamp, StampReader};
 
 /// The dialect of TableForge servers.
@@ -19,6 +19,40 @@ impl TableForge {
     pub fn new() -> Self {
         Self { stamps: StampReader::new() }
     }
+
+    fn read_join(&mut self, text: &[u8]) -> Incoming {
+        let Ok(joined) = serde_json::from_slice::<Joined>(text) else { return Incoming::Malformed };
+        let stamps = |message: &&RawValue| self.stamps.find(message.get().as_bytes());
+        let recovered = match joined.recovered {
+            None => None,
+            Some(false) => Some(Err(joined.reason.unwrap_or_else(|| "no reason".to_owned()))),
+            Some(true) => match joined.messages.iter().map(stamps).collect() {
+                Some(stamps) => Some(Ok(stamps)),
+                None => return Incoming::Malformed,
+            },
+        };
+        let position = joined.epoch.zip(joined.offset);
+        let position = position.map(|(epoch, offset)| Position { epoch, offset });
+        Incoming::Joined(Standing { position, recovered })
+    }
+}
+
+/// How the reply to a join begins.
+const JOINED: &[u8] = br#"{"type":"room_joined","#;
+
+/// The fields of the reply to a join that matter here.
+#[derive(Deserialize)]
+struct Joined<'a> {
+    #[serde(default)]
+    epoch: Option<String>,
+    #[serde(default)]
+    offset: Option<u64>,
+    #[serde(default)]
+    recovered: Option<bool>,
+    #[serde(default)]
+    reason: Option<String>,
+    #[serde(default, borrow)]
+    messages: Vec<&'a RawValue>,
 }
 
 /// The fields of all messages other than deliveries that matter here.
@@ -47,8 +81,13 @@ struct Delivery<'a> {
 }
 
 impl Dialect for TableForge {
-    fn write_join(&self, room: &str, out: &mut Vec<u8>) {
-        write!(out, r#"{{"type":"join_room","roomId":"{room}"}}"#).expect("writing to a Vec cannot fail");
+    fn write_join(&self, room: &str, since: Option<&Position>, out: &mut Vec<u8>) {
+        write!(out, r#"{{"type":"join_room","roomId":"{room}""#).expect("writing to a Vec cannot fail");
+        if let Some(Position { epoch, offset }) = since {
+            write!(out, r#","since":{{"epoch":"{epoch}","offset":{offset}}}"#)
+                .expect("writing to a Vec cannot fail");
+        }
+        out.push(b'}');
     }
 
     fn write_message(
@@ -72,6 +111,10 @@ impl Dialect for TableForge {
     }
 
     fn read(&mut self, text: &[u8]) -> Incoming {
+        // Before stamps are looked for: it may have whole messages inside.
+        if text.starts_with(JOINED) {
+            return self.read_join(text);
+        }
         if let Some(stamp) = self.stamps.find(text) {
             return Incoming::Delivery(stamp);
         }
@@ -82,7 +125,6 @@ impl Dialect for TableForge {
         let Ok(message) = serde_json::from_slice::<Control>(text) else { return Incoming::Malformed };
         match message.r#type {
             "connection_established" => Incoming::Greeting,
-            "room_joined" => Incoming::Joined,
             "message_ack" => match message.message_id.and_then(parse_message_id) {
                 Some(stamp) => Incoming::Acknowledged(stamp),
                 None => Incoming::Malformed,
@@ -95,7 +137,8 @@ impl Dialect for TableForge {
                     _ => Incoming::Refused { code, acknowledged },
                 }
             }
-            "user_joined_room" | "user_left_room" | "room_size" | "room_left" | "pong" => Incoming::Ignored,
+            "user_joined_room" | "user_left_room" => Incoming::Presence,
+            "room_size" | "room_left" | "pong" => Incoming::Ignored,
             "cluster_status" => {
                 Incoming::Notice(format!("cluster_status {}", message.status.unwrap_or("unknown")))
             }
@@ -157,12 +200,41 @@ mod tests {
     }
 
     #[test]
+    fn a_join_says_what_was_seen_and_its_reply_brings_what_was_missed() {
+        let mut dialect = TableForge::new();
+        let seen = Position { epoch: "e".into(), offset: 41 };
+        let mut join = Vec::new();
+        dialect.write_join("r", Some(&seen), &mut join);
+        let join: serde_json::Value = serde_json::from_slice(&join).unwrap();
+        assert_eq!(join["since"], serde_json::json!({"epoch": "e", "offset": 41}));
+
+        let mut data = Vec::new();
+        Payload::new(100, 9).write(&STAMP, &mut data);
+        let data = String::from_utf8(data).unwrap();
+        let message = format!(r#"{{"type":"room_message","roomId":"r","offset":42,"data":{data}}}"#);
+        let head =
+            r#"{"type":"room_joined","roomId":"r","memberCount":2,"epoch":"e","offset":42,"recovered":"#;
+        let position = Some(Position { epoch: "e".into(), offset: 42 });
+        assert_eq!(
+            dialect.read(format!(r#"{head}true,"messages":[{message},{message}]}}"#).as_bytes()),
+            Incoming::Joined(Standing { position: position.clone(), recovered: Some(Ok(vec![STAMP; 2])) })
+        );
+        assert_eq!(
+            dialect.read(format!(r#"{head}false,"reason":"expired"}}"#).as_bytes()),
+            Incoming::Joined(Standing { position, recovered: Some(Err("expired".into())) })
+        );
+    }
+
+    #[test]
     fn other_messages_are_told_apart() {
         let mut dialect = TableForge::new();
         let cases = [
             (r#"{"type":"connection_established","socketId":"a","protocol":1}"#, Incoming::Greeting),
-            (r#"{"type":"room_joined","roomId":"load-0","memberCount":1}"#, Incoming::Joined),
-            (r#"{"type":"user_joined_room","roomId":"load-0","userId":"a\"b"}"#, Incoming::Ignored),
+            (
+                r#"{"type":"room_joined","roomId":"load-0","memberCount":1}"#,
+                Incoming::Joined(Standing::default()),
+            ),
+            (r#"{"type":"user_joined_room","roomId":"load-0","userId":"a\"b"}"#, Incoming::Presence),
             (
                 r#"{"type":"error","code":"rate_limited","message":"slow down"}"#,
                 Incoming::Refused { code: "rate_limited".into(), acknowledged: false },

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Traffic, connection_problems, connection_rows, nothing_connected, per_second, plan};
+use super::{Features, connection_problems, connection_rows, nothing_connected, per_second, plan};
 use crate::args::IdleArguments;
 use crate::fleet::{ConnectFigures, Fleet};
+use crate::origin::origin;
+use crate::payloads::Mix;
 use crate::process;
 use crate::report::{GeneratorFigures, Report, Table, grouped, rounded};
 use crate::servers::{self, CpuReading, ServerFigures};
 use crate::tally::Tally;
+use crate::watch::{Point, Watch};
 
 /// Time for all connections to answer the ping at the end.
 const PONG_LIMIT: Duration = Duration::from_secs(10);
@@ -27,6 +30,7 @@ struct Figures {
     /// Those that answered a ping.
     answered: u64,
     tally: Tally,
+    series: Vec<Point>,
 }
 
 /// Runs the scenario.
@@ -35,14 +39,9 @@ struct Figures {
 /// The run could not be made; the text says why.
 pub fn run(arguments: &IdleArguments) -> Result<Report, String> {
     let pids = &arguments.common.pid;
-    let traffic = Traffic {
-        join: arguments.join,
-        payload_bytes: 0,
-        acknowledged: false,
-        read_interval: Duration::ZERO,
-    };
-    let plan = plan(&arguments.common, traffic)?;
-    let threads = plan.workers;
+    let features = Features { join: arguments.join, ..Features::of(Mix::of_one_size(0), 0) };
+    let plan = plan(&arguments.common, features)?;
+    let (threads, interval_us) = (plan.workers, plan.interval_us);
     let resident_before = servers::resident_bytes(pids)?;
     let fleet = Fleet::start(plan)?;
     let connect = fleet.wait_connected();
@@ -56,15 +55,31 @@ pub fn run(arguments: &IdleArguments) -> Result<Report, String> {
         connect.ready_seconds
     );
     let (server_before, own_before) = (CpuReading::take(pids)?, process::own_cpu());
-    std::thread::sleep(arguments.hold);
+    let control = fleet.control().clone();
+    let (now_us, hold_us) = (control.now_us(), arguments.hold.as_micros() as u64);
+    let origin_us = control.interval_start(now_us, interval_us);
+    let output = &arguments.common.output;
+    let mut watch = Watch::new(control, pids, output, origin_us, interval_us);
+    watch.until(now_us + hold_us);
     let generator = GeneratorFigures::new((process::own_cpu() - own_before).as_secs_f64(), hold, threads);
     // Before the pings below, whose buffers are not part of being idle.
     let server = server_before.since(hold)?;
     let resident_after = servers::resident_bytes(pids)?;
     let (open, answered) = fleet.ping_all(PONG_LIMIT);
+    watch.end();
     let tally = fleet.finish()?;
-    let figures =
-        Figures { connect, resident_before, resident_after, server, generator, open, answered, tally };
+    let series = watch.finish();
+    let figures = Figures {
+        connect,
+        resident_before,
+        resident_after,
+        server,
+        generator,
+        open,
+        answered,
+        tally,
+        series,
+    };
     Ok(report(arguments, &figures))
 }
 
@@ -95,6 +110,7 @@ fn report(arguments: &IdleArguments, figures: &Figures) -> Report {
     let ready_per_second = per_second(connect.ready, connect.ready_seconds);
     let json = json!({
         "scenario": "idle",
+        "origin": origin(),
         "servers": arguments.common.url.len(),
         "connections": arguments.common.connections,
         "room_size": arguments.common.room_size,
@@ -117,6 +133,8 @@ fn report(arguments: &IdleArguments, figures: &Figures) -> Report {
         "notices": tally.notices,
         "server": server,
         "generator": figures.generator,
+        "interval_seconds": 1.0,
+        "series": figures.series,
         "problems": problems,
         "warnings": [],
         "passed": problems.is_empty(),

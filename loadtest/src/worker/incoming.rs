@@ -49,8 +49,8 @@ impl Worker {
                     used = length;
                     self.connections[index].deflate = deflate;
                 }
-                Answer::Refused(reason) => {
-                    self.end(index, &reason);
+                Answer::Refused { reason, retry_after } => {
+                    self.end_for(index, &reason, retry_after);
                     return 0;
                 }
             }
@@ -136,7 +136,11 @@ impl Worker {
             Incoming::Delivery(stamp) => self.handle_delivery(index, stamp, text),
             Incoming::Acknowledged(stamp) => self.handle_ack(index, stamp),
             Incoming::Greeting => self.greeted(index),
-            Incoming::Joined => self.become_ready(index),
+            Incoming::Joined(standing) => {
+                self.handle_standing(index, standing);
+                self.become_ready(index);
+            }
+            Incoming::Presence => self.handle_presence(index),
             Incoming::Answer(text) => self.queue_frame(index, frame::TEXT, text.as_bytes()),
             Incoming::Refused { code, acknowledged } => self.refused(index, &code, acknowledged),
             Incoming::Uncertain { code, acknowledged } => {
@@ -163,7 +167,8 @@ impl Worker {
         }
         let room = connection.room as usize;
         let mut text = Vec::new();
-        self.dialect.write_join(&self.plan.rooms[room], &mut text);
+        let since = self.connecting.seen.get(&index);
+        self.dialect.write_join(&self.plan.rooms[room], since, &mut text);
         self.queue_frame(index, frame::TEXT, &text);
     }
 
@@ -174,7 +179,12 @@ impl Worker {
         }
         connection.state = State::Ready;
         self.connecting.in_flight -= 1;
-        self.control.open_members(connection.room as usize).fetch_add(1, Ordering::AcqRel);
+        let room = connection.room as usize;
+        if self.is_counted(index) {
+            self.control.open_members(room).fetch_add(1, Ordering::AcqRel);
+        }
+        self.interval.ready += 1;
+        self.count_return(index);
         let progress = self.control.progress(self.number);
         progress.last_ready_us.store(self.now_us, Ordering::Release);
         progress.open.fetch_add(1, Ordering::AcqRel);
@@ -208,24 +218,43 @@ impl Worker {
         let room = self.connections[index].room as usize;
         let members = self.plan.layout.members(room);
         let sender = stamp.sender as usize;
-        let Some(load) = self.load.filter(|_| members.contains(&sender) && sender != self.first + index)
-        else {
+        if !members.contains(&sender) || sender == self.first + index {
             self.tally.unexpected += 1;
             return;
-        };
+        }
         self.tally.delivery_bytes += text.len() as u64;
-        if self.verifier.record(index, sender - members.start, stamp.sequence) == Arrival::Duplicate {
+        let is_counted = self.is_counted(index);
+        let verifier = if is_counted { &mut self.verifier } else { &mut self.guests };
+        if verifier.record(index, sender - members.start, stamp.sequence) == Arrival::Duplicate {
             return;
         }
+        let is_sample = verifier.received % SAMPLE_EVERY == 1;
+        self.count_latency(index, &stamp);
+        if is_sample {
+            let payload = self.plan.payloads.of(&stamp);
+            let is_correct = self.dialect.is_correct(text, &self.plan.rooms[room], &stamp, payload);
+            self.tally.malformed += u64::from(!is_correct);
+        }
+    }
+
+    fn count_latency(&mut self, index: usize, stamp: &Stamp) {
+        let latency = self.now_us.saturating_sub(stamp.intended_us);
+        self.interval.delivered += 1;
+        self.interval.latency.saturating_record(latency);
+        let Some(load) = self.load else { return };
         if load.measures(self.now_us) {
             self.tally.measured_deliveries += 1;
         }
-        if load.measures(stamp.intended_us) {
-            self.tally.latency.saturating_record(self.now_us.saturating_sub(stamp.intended_us));
+        if !load.measures(stamp.intended_us) {
+            return;
         }
-        let is_sample = self.verifier.received % SAMPLE_EVERY == 1;
-        if is_sample && !self.dialect.is_correct(text, &self.plan.rooms[room], &stamp, &self.plan.payload) {
-            self.tally.malformed += 1;
+        self.tally.latency.saturating_record(latency);
+        let layout = &self.plan.layout;
+        if layout.servers > 1 {
+            let is_local = layout.server_of(stamp.sender as usize) == layout.server_of(self.first + index);
+            let of_its_kind =
+                if is_local { &mut self.tally.latency_local } else { &mut self.tally.latency_cross };
+            of_its_kind.saturating_record(latency);
         }
     }
 }

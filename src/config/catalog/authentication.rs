@@ -1,6 +1,6 @@
 //! Who may connect, and how they prove it.
 
-use super::{count, milliseconds, put, short};
+use super::{count, milliseconds, path, put, short};
 use crate::command::keys::SECRET_ALGORITHMS;
 use crate::config::authentication::endpoint;
 use crate::config::setting::Group::Authentication;
@@ -130,8 +130,19 @@ pub static SETTINGS: &[Setting] = &[
         default: Unset("none: DEFAULT_ROOM_PERMISSIONS hold"),
         kind: Kind::Text {
             what: "an address to post to",
-            allowed: "http://HOST:PORT/PATH, without user and password",
+            allowed: "http://HOST:PORT/PATH or https://…, without user and password",
             set: |d, value| put(&mut d.authorization.url, endpoint(value)),
+        },
+    },
+    Setting {
+        name: "AUTHORIZE_CA_FILE",
+        group: Authentication,
+        prose: "Certificates (PEM) of the authorities that an https:// AUTHORIZE_URL is checked against.",
+        default: Unset("those of the system"),
+        kind: Kind::Text {
+            what: "a path",
+            allowed: "a file in PEM form",
+            set: |d, value| path(&mut d.authorization.ca_file, value),
         },
     },
     Setting {

@@ -36,7 +36,7 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "HISTORY_MEMORY",
         group: History,
-        prose: "Memory for the messages of all rooms; beyond it a room that grows forgets its oldest sooner.",
+        prose: "Memory for the messages of all rooms, and for their messageIds where there is no Redis; beyond it rooms forget their oldest sooner, those first that have most.",
         default: Is("268435456"),
         kind: bytes(1_048_576..=1_099_511_627_776, |d, n| d.settings.history.memory = n as usize),
     },

@@ -1,6 +1,6 @@
 //! What is logged, and how.
 
-use super::put;
+use super::{count_or_zero, put};
 use crate::config::LogFormat;
 use crate::config::setting::Group::Logging;
 use crate::config::setting::Preset::{Is, PerMode};
@@ -29,6 +29,13 @@ pub static SETTINGS: &[Setting] = &[
             allowed: "json or pretty",
             set: |d, value| put(&mut d.settings.log_format, LogFormat::parse(value)),
         },
+    },
+    Setting {
+        name: "LOG_REPEATS",
+        group: Logging,
+        prose: "Lines of the same kind within ten seconds; more are left out and counted. Debug and trace lines are not limited.",
+        default: Is("20"),
+        kind: count_or_zero(1..=1_000_000, "for no limit", |d, n| d.settings.log_repeats = n),
     },
 ];
 

@@ -10,17 +10,19 @@ mod quotas;
 mod redis;
 mod server;
 mod tls;
+mod tracing;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::server::is_server_address;
 use super::Draft;
 use super::setting::Unit::{Bytes, Count, Milliseconds};
 use super::setting::{Kind, Setting, WrongForm};
 
 /// The settings by subject, in the order in which they are listed.
-static SUBJECTS: [&[Setting]; 10] = [
+static SUBJECTS: [&[Setting]; 11] = [
     server::SETTINGS,
     tls::SETTINGS,
     authentication::SETTINGS,
@@ -31,6 +33,7 @@ static SUBJECTS: [&[Setting]; 10] = [
     redis::SETTINGS,
     administration::SETTINGS,
     logging::SETTINGS,
+    tracing::SETTINGS,
 ];
 
 /// All settings, in the order in which they are listed.

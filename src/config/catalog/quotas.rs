@@ -68,7 +68,7 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "MAX_CONNECTIONS_PER_USER",
         group: Limits,
-        prose: "Connections of one user to this instance; one more gets close 4504.",
+        prose: "Connections of one user to all instances together; one more gets close 4504.",
         default: Is("20"),
         kind: count_or_zero(1..=1_000_000, "for no limit", |d, n| {
             d.settings.limits.max_connections_per_user = n as u32;

@@ -129,8 +129,8 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "PUBLISH_BATCH_AGE_US",
         group: Redis,
-        prose: "Longest time that a publication waits for others to share its batch.",
-        default: Is("500"),
+        prose: "Time between two batches: what is published after a pause goes at once, in a busy time it waits so long for others at most.",
+        default: Is("3000"),
         kind: Kind::Time { unit: Microseconds, min: 0, max: 100_000, set: |d, t| d.redis.batch_age = t },
     },
     Setting {
@@ -144,8 +144,15 @@ pub static SETTINGS: &[Setting] = &[
         name: "PUBLISH_COMPRESS_BYTES",
         group: Redis,
         prose: "Size from which a batch is compressed, if that makes it smaller.",
-        default: Is("1024"),
+        default: Is("256"),
         kind: bytes(64..=1_048_576, |d, n| d.redis.batch_compress_bytes = n as usize),
+    },
+    Setting {
+        name: "PUBLISH_LANE_PEERS",
+        group: Redis,
+        prose: "Other instances up to which a busy instance sends to all of them at once over its lane, instead of to each room's channel; 0 never.",
+        default: Is("16"),
+        kind: count(0..=1024, |d, n| d.redis.lane_peers = n as usize),
     },
     Setting {
         name: "HEARTBEAT_INTERVAL",
@@ -164,7 +171,7 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "INACTIVE_THRESHOLD",
         group: Redis,
-        prose: "Silence after which an instance counts as gone, and its members leave.",
+        prose: "Time within which the members of an instance that died have left; it counts as gone after a silence of 0.8 of that.",
         default: Is("15000"),
         kind: milliseconds(150..=3_600_000, |d, t| d.redis.inactive_threshold = t),
     },

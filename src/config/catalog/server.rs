@@ -1,6 +1,8 @@
 //! The process as a whole: addresses, shards, flushes.
 
-use super::{bytes, count, milliseconds, put};
+use std::sync::Arc;
+
+use super::{bytes, count, count_or_zero, milliseconds, put};
 use crate::config::setting::Group::Server;
 use crate::config::setting::Preset::{Is, PerMode, Unset};
 use crate::config::setting::Unit::Port;
@@ -94,4 +96,43 @@ pub static SETTINGS: &[Setting] = &[
         default: Is("30000"),
         kind: milliseconds(0..=600_000, |d, t| d.settings.drain_timeout = t),
     },
+    Setting {
+        name: "OVERLOAD_CONNECTIONS",
+        group: Server,
+        prose: "Percentage of WS_MAX_CONNECTIONS, or of what descriptors allow, from which new clients are sent to other instances, if those have room.",
+        default: Is("95"),
+        kind: count_or_zero(1..=100, "for never", |d, n| d.settings.overload.connections_percent = n as u8),
+    },
+    Setting {
+        name: "OVERLOAD_BUSY",
+        group: Server,
+        prose: "Percentage of the shards' time from which new clients are sent to other instances, if those are less busy.",
+        default: Is("90"),
+        kind: count_or_zero(1..=100, "for never", |d, n| d.settings.overload.busy_percent = n as u8),
+    },
+    Setting {
+        name: "ADVERTISE_URL",
+        group: Server,
+        prose: "Where clients reach this very instance; an overloaded one redirects new clients to it (307).",
+        default: Unset("none: 503"),
+        kind: Kind::Text {
+            what: "an address of a server",
+            allowed: "ws://, wss://, http:// or https:// with a host and maybe a port, without a path",
+            set: |d, value| put(&mut d.settings.advertise_url, server_address(value)),
+        },
+    },
 ];
+
+fn server_address(value: &str) -> Option<Option<Arc<str>>> {
+    let address = value.trim().trim_end_matches('/');
+    is_server_address(address).then(|| Some(address.into()))
+}
+
+/// Whether `text` is what ADVERTISE_URL may be: it goes into a header, so it has nothing but what a host and a port are
+/// made of.
+pub fn is_server_address(text: &str) -> bool {
+    let schemes = ["ws://", "wss://", "http://", "https://"];
+    let host = schemes.iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or_default();
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+    !host.is_empty() && text.len() <= 256 && host.chars().all(plain)
+}

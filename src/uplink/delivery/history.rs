@@ -85,11 +85,37 @@ impl Delivery {
         self.following.retain(|room| rooms.contains_key(room));
         let rooms: Vec<RoomId> = self.rooms.keys().cloned().collect();
         for room in rooms {
-            if !self.following.continues(room.as_str()) {
-                let position = self.following.position(room.as_str());
-                self.resync_room(room.as_str(), reason::LINK_LOST, position);
-            }
+            let stale = self.following.is_presence_stale(room.as_str());
+            let reason = match self.following.continues(room.as_str()) {
+                false => reason::LINK_LOST,
+                true if stale => reason::PRESENCE,
+                true => continue,
+            };
+            let position = self.following.position(room.as_str());
+            self.resync_room(room.as_str(), reason, position);
         }
+    }
+
+    /// Members of a room with history have heard of the join or leave of this number: if they have missed one before,
+    /// they are told. Members of other rooms are told after every loss of the link.
+    pub fn change(&mut self, name: &str, number: u64) {
+        if !self.following.changed(name, number) {
+            self.tell_presence(name);
+        }
+    }
+
+    /// The room was registered again. Members who hold the wrong users as present are told, at once when the link
+    /// `is_up` and otherwise when it is.
+    pub fn restored(&mut self, name: &str, numbers: (u64, u64), is_up: bool) {
+        self.following.restored(name, numbers);
+        if is_up && self.following.is_presence_stale(name) {
+            self.tell_presence(name);
+        }
+    }
+
+    fn tell_presence(&mut self, name: &str) {
+        let position = self.following.position(name);
+        self.resync_room(name, reason::PRESENCE, position);
     }
 
     fn room_frame(&mut self, name: &str, sender: Option<ConnectionId>, frame: bytes::Bytes) {

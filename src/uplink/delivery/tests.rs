@@ -1,5 +1,6 @@
 //! What reaches a shard that keeps up, and what one that does not is told instead.
 
+use crossbeam_channel::Receiver;
 use proptest::prelude::*;
 
 use super::*;
@@ -69,22 +70,52 @@ fn came() -> Vec<u8> {
     batch
 }
 
-#[test]
-fn presence_for_a_shard_that_stands_still_is_bounded_and_ends_in_a_resync() {
-    let (outlet, shard) = Outlet::new(1, Waker::new().unwrap());
-    let cells = Arc::new(UplinkCells::default());
-    let mut delivery =
-        Delivery::new(Origin(1), vec![outlet], Following::new(HistoryRules::none(), 1), Arc::clone(&cells))
-            .unwrap();
+/// A delivery to one shard whose queue holds so many envelopes and which is in the room `r`.
+fn delivery_to(capacity: usize) -> (Delivery, Receiver<Envelope>) {
+    let (outlet, shard) = Outlet::new(capacity, Waker::new().unwrap());
+    let following = Following::new(HistoryRules::none(), 1);
+    let mut delivery = Delivery::new(Origin(1), vec![outlet], following, Arc::default()).unwrap();
     let route = Arc::new(RoomRoute::default());
     route.add(ShardId(0));
     delivery.add_room(&RoomId::parse("r").unwrap(), route);
+    (delivery, shard)
+}
+
+#[test]
+fn no_message_of_a_room_comes_between_one_that_was_dropped_and_the_resync() {
+    let (mut delivery, shard) = delivery_to(2);
+    let message = |delivery: &mut Delivery| delivery.deliver(Channel::Room("r"), br#"{"data":1}"#, NOW);
+    let next = || match shard.try_recv() {
+        Ok(Envelope::RoomFrame { .. }) => "message",
+        Ok(Envelope::RoomResync { reason: reason::OVERFLOW, .. }) => "resync",
+        Ok(other) => panic!("unexpected {other:?}"),
+        Err(_) => "nothing",
+    };
+    (0..3).for_each(|_| message(&mut delivery));
+    assert_eq!(next(), "message");
+    message(&mut delivery);
+    assert_eq!(
+        [next(), next(), next()],
+        ["message", "resync", "nothing"],
+        "the third and the fourth were dropped"
+    );
+    message(&mut delivery);
+    assert_eq!(
+        [next(), next(), next()],
+        ["resync", "message", "nothing"],
+        "told of the fourth, and on it goes"
+    );
+}
+
+#[test]
+fn presence_for_a_shard_that_stands_still_is_bounded_and_ends_in_a_resync() {
+    let (mut delivery, shard) = delivery_to(1);
     let came = came();
     let sent = 1 + PRESENCE_WAITING + 10;
     for _ in 0..sent {
         delivery.deliver(Channel::Room("r"), &came, NOW);
     }
-    assert_eq!(cells.deliveries_dropped.get(), 10);
+    assert_eq!(delivery.cells.deliveries_dropped.get(), 10);
     let (mut presence, mut resyncs) = (0, Vec::new());
     loop {
         match shard.try_recv() {
@@ -110,4 +141,91 @@ proptest! {
             prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&event).is_ok());
         }
     }
+}
+
+/// A batch of another instance for the room `r`: of this number, with an event or repeated after `quiet_ms`.
+fn numbered(sequence: Sequence, quiet_ms: Option<u32>) -> Vec<u8> {
+    let mut batch = batch::header(Header { origin: Origin(2), sequence, from_script: false }).to_vec();
+    match quiet_ms {
+        Some(since) => batch::push_quiet(&mut batch, since),
+        None => batch::push_event(&mut batch, b"{}"),
+    }
+    batch
+}
+
+/// The resyncs of the room `r`, subscribed at 0 s, when these batches come at these seconds.
+fn resyncs(batches: &[(u64, Vec<u8>)]) -> Vec<&'static str> {
+    let (outlet, shard) = Outlet::new(64, Waker::new().unwrap());
+    let following = Following::new(HistoryRules::none(), 1);
+    let mut delivery = Delivery::new(Origin(1), vec![outlet], following, Arc::default()).unwrap();
+    let start = std::time::Instant::now();
+    delivery.following().clock(start);
+    let route = Arc::new(RoomRoute::default());
+    route.add(ShardId(0));
+    delivery.add_room(&RoomId::parse("r").unwrap(), route);
+    for (seconds, batch) in batches {
+        delivery.following().clock(start + std::time::Duration::from_secs(*seconds));
+        delivery.deliver(Channel::Room("r"), batch, NOW);
+    }
+    let all = std::iter::from_fn(|| shard.try_recv().ok());
+    all.filter_map(|e| if let Envelope::RoomResync { reason, .. } = e { Some(reason) } else { None })
+        .collect()
+}
+
+#[test]
+fn a_lost_last_batch_shows_when_its_number_is_repeated() {
+    let follows = |number| numbered(Sequence::Follows(number), None);
+    let quiet = |number, since| numbered(Sequence::Follows(number), Some(since));
+    let none = [""; 0];
+    // The sender repeats three to six seconds after the batch: within ten, whatever was lost has shown.
+    assert_eq!(resyncs(&[(5, follows(7)), (9, quiet(7, 3_500))]), none, "it had come");
+    assert_eq!(resyncs(&[(5, follows(7)), (12, quiet(8, 6_000))]), [reason::GAP], "it had not");
+    assert_eq!(resyncs(&[(12, quiet(8, 6_000))]), [reason::GAP], "nothing of the sender had ever come");
+    assert_eq!(resyncs(&[(12, quiet(8, 6_000)), (13, follows(9))]), [reason::GAP], "told once");
+    assert_eq!(
+        resyncs(&[(3, quiet(8, 3_500)), (4, follows(9))]),
+        none,
+        "sent before the room was subscribed"
+    );
+    assert_eq!(resyncs(&[(5, quiet(8, 3_500))]), none, "perhaps sent before the subscription was active");
+}
+
+#[test]
+fn a_lane_brings_what_is_wanted_here_and_keeps_each_rooms_numbers() {
+    let (outlet, shard) = Outlet::new(64, Waker::new().unwrap());
+    let following = Following::new(HistoryRules::none(), 1);
+    let mut delivery = Delivery::new(Origin(1), vec![outlet], following, Arc::default()).unwrap();
+    let route = Arc::new(RoomRoute::default());
+    route.add(ShardId(0));
+    delivery.add_room(&RoomId::parse("r").unwrap(), route);
+    delivery.add_user(UserId::parse("u").unwrap());
+    let lane = |number, text: &str| {
+        let head = Header { origin: Origin(2), sequence: Sequence::Unnumbered, from_script: false };
+        let mut batch = batch::header(head).to_vec();
+        for name in ["elsewhere", "r"] {
+            batch::push_section(&mut batch, Section::Room { name, sequence: Sequence::Follows(number) });
+            batch::push_event(&mut batch, text.as_bytes());
+        }
+        for name in ["u", "nobody"] {
+            batch::push_section(&mut batch, Section::User(name));
+            batch::push_event(&mut batch, text.as_bytes());
+        }
+        batch
+    };
+    delivery.deliver_lane(&lane(4, "1"), NOW);
+    delivery.deliver(Channel::Room("r"), &numbered(Sequence::Follows(5), None), NOW);
+    delivery.deliver_lane(&lane(7, "2"), NOW);
+    let mut heard = Vec::new();
+    while let Ok(envelope) = shard.try_recv() {
+        heard.push(match envelope {
+            Envelope::RoomFrame { room, .. } => room.as_str().to_owned(),
+            Envelope::ToUser { user, .. } => user.as_str().to_owned(),
+            Envelope::RoomResync { reason, .. } => reason.to_owned(),
+            other => panic!("unexpected {other:?}"),
+        });
+    }
+    assert_eq!(heard, ["r", "u", "r", reason::GAP, "r", "u"]);
+    delivery.deliver_lane(b"{\"data\":1}", NOW);
+    delivery.deliver_lane(&came(), NOW);
+    assert_eq!(delivery.cells.garbage_in.get(), 2);
 }

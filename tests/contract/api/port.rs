@@ -1,9 +1,12 @@
 //! The separate port, and what is said of a shard that stands still.
 
+use std::process::Command;
+
 use serde_json::json;
 
 use super::{KEY, WITH_KEY, call, get, json_of, post};
 use crate::harness::client::Client;
+use crate::harness::process::Process;
 use crate::harness::server::Server;
 use crate::harness::{eventually, free_port, http};
 
@@ -44,4 +47,52 @@ fn a_port_that_is_taken_stops_the_start() {
     let mut process = crate::harness::process::Process::start("tableforge", &mut command);
     assert_eq!(process.wait().code(), Some(1));
     eventually("the reason is told", || process.output().contains("ADMIN_PORT").then_some(()));
+}
+
+/// Stops one thread of another process, as a debugger does, until it is killed itself.
+const STOP_THREAD: &str = "
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+thread = int(sys.argv[1])
+PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
+for request in PTRACE_SEIZE, PTRACE_INTERRUPT:
+    if libc.ptrace(request, thread, None, None) != 0:
+        sys.exit(os.strerror(ctypes.get_errno()))
+os.waitpid(thread, WALL)
+print('stopped', flush=True)
+time.sleep(3600)
+";
+
+/// The id of the server's first thread whose name begins with `name`: those that it starts itself inherit that.
+fn thread(server: &Server, name: &str) -> String {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.process.id())).expect("the process runs");
+    let named = tasks.flatten().filter(|task| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.starts_with(name))
+    });
+    let numbers = named.map(|task| task.file_name().to_string_lossy().parse::<u32>().expect("a number"));
+    numbers.min().unwrap_or_else(|| panic!("there is a thread {name}")).to_string()
+}
+
+#[test]
+fn a_shard_that_stands_still_makes_health_fail_until_it_goes_on() {
+    let port = free_port();
+    let admin_port = port.to_string();
+    let server = Server::start(&[("ADMIN_PORT", &admin_port), ("SHARDS", "2"), ("STALL_THRESHOLD", "1000")]);
+    let mut command = Command::new("python3");
+    command.args(["-c", STOP_THREAD, &thread(&server, "tf-shard-1")]);
+    let mut debugger = Process::start("a debugger", &mut command);
+    let stalled = eventually("health fails", || {
+        assert_eq!(debugger.ended(), None, "{}", debugger.output());
+        http::try_get(port, "/health").filter(|answer| answer.status == 503)
+    });
+    let stalled = json_of(&stalled, 503);
+    let shards = stalled["stalledShards"].as_array().unwrap_or_else(|| panic!("a list: {stalled}"));
+    assert!(stalled["status"] == "unhealthy" && shards.contains(&json!(1)), "{stalled}");
+    eventually("it is counted", || {
+        let metrics = http::get(port, "/metrics").body;
+        let line = metrics.lines().find(|line| line.starts_with("tableforge_shard_stalls_total"))?;
+        (!line.ends_with(" 0")).then_some(())
+    });
+    debugger.kill();
+    eventually("health is back", || http::try_get(port, "/health").filter(|answer| answer.status == 200));
 }

@@ -3,6 +3,7 @@
 mod crossing;
 mod failures;
 mod foreign;
+mod limits;
 mod membership;
 
 use crate::harness::redis::RedisServer;

@@ -103,6 +103,18 @@ impl RawSocket {
         http::read_response(&mut self.stream).expect("an HTTP answer")
     }
 
+    /// Reads an HTTP answer; nothing when the connection ends before there is one.
+    #[allow(dead_code, reason = "the hostile tests share this harness and ask for it")]
+    pub fn try_response(&mut self) -> Option<Response> {
+        http::read_response(&mut self.stream).ok()
+    }
+
+    /// Ends both directions of the connection.
+    #[allow(dead_code, reason = "the hostile tests share this harness and ask for it")]
+    pub fn shutdown(self) {
+        let _ = self.stream.get_ref().shutdown(std::net::Shutdown::Both);
+    }
+
     /// Reads the next frame, or `None` when the connection has ended.
     #[track_caller]
     pub fn frame(&mut self) -> Option<Frame> {

@@ -11,13 +11,15 @@ use super::{eventually, free_port, http};
 
 /// Settings of every test server, unless the test says otherwise: anonymous users, one shard, and none
 /// of the limits that many quick connections from one address would meet.
-const DEFAULTS: [(&str, &str); 6] = [
+const DEFAULTS: [(&str, &str); 7] = [
     ("WS_HOST", "127.0.0.1"),
     ("AUTH_REQUIRED", "false"),
     ("SHARDS", "1"),
     ("MESSAGE_RATE", "0"),
     ("MAX_CONNECTIONS_PER_ADDRESS", "0"),
     ("MAX_CONNECTIONS_PER_USER", "0"),
+    // Tests share a machine, and whatever they do may keep it busy.
+    ("OVERLOAD_BUSY", "0"),
 ];
 
 /// A server that is ready for clients.
@@ -44,6 +46,13 @@ impl Server {
     /// Starts one that belongs to the cluster of `redis`, with heartbeats quick enough for tests.
     #[track_caller]
     pub fn in_cluster(redis: &RedisServer, id: &str, settings: &[(&str, &str)]) -> Self {
+        Self::in_cluster_on(free_port(), redis, id, settings)
+    }
+
+    /// The same on `port`.
+    #[track_caller]
+    pub fn in_cluster_on(port: u16, redis: &RedisServer, id: &str, settings: &[(&str, &str)]) -> Self {
+        let own_port = port;
         let port = redis.port.to_string();
         let mut all = vec![
             ("REDIS_HOST", "127.0.0.1"),
@@ -54,7 +63,7 @@ impl Server {
             ("INACTIVE_THRESHOLD", "2000"),
         ];
         all.extend_from_slice(settings);
-        let server = Self::start(&all);
+        let server = Self::start_on(own_port, &all);
         eventually("the link to Redis is up", || {
             (server.get_json("/health")["status"] == "healthy").then_some(())
         });

@@ -86,10 +86,16 @@ fn more_than_a_reply_may_hold_is_read_in_pages(shards: usize) {
     let server = server(shards, &[("OUTBOX_BYTES", "131072")]);
     let (mut speaker, mut client) = (Client::connect(&server), Client::connect(&server));
     let epoch = speaker.join("r")["epoch"].clone();
-    (0..5).for_each(|_| _ = publish(&mut speaker, "r", "x".repeat(20_000).as_str()));
+    (0..15).for_each(|_| _ = publish(&mut speaker, "r", "x".repeat(20_000).as_str()));
     assert_not_recovered(&join_since(&mut client, "r", &epoch, 0), "too_much");
-    let joined = join_since(&mut client, "r", &epoch, 3);
-    assert_eq!(offsets(&joined), [4, 5]);
+    let joined = join_since(&mut client, "r", &epoch, 4);
+    assert_eq!(
+        offsets(&joined),
+        (5..=15).collect::<Vec<_>>(),
+        "more than an outbox, and the connection goes on"
+    );
+    publish(&mut speaker, "r", "x".repeat(60_000).as_str());
+    assert_eq!(client.expect("room_message")["offset"], 16);
 }
 
 fn a_thousand_members_come_back_at_once(shards: usize) {
