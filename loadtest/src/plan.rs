@@ -95,6 +95,8 @@ pub mod tests {
             rooms: Vec::new(),
             credentials: Credentials::new(None, None),
             join: true,
+            deflate: false,
+            join_by_url: false,
             connect_rate: None,
             connect_timeout: Duration::ZERO,
             handshakes: 1,
