@@ -1,13 +1,13 @@
 //! Who and where: the names of rooms, users, instances, shards and connections.
 
+use arcstr::ArcStr;
 use std::fmt;
-use std::sync::Arc;
 
 use crate::limits;
 
 /// A room's name: 1 to 128 bytes of `A-Z a-z 0-9 _ . : -`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RoomId(Arc<str>);
+pub struct RoomId(ArcStr);
 
 impl RoomId {
     /// Takes `name` if it is a valid room name.
@@ -43,7 +43,7 @@ impl fmt::Debug for RoomId {
 /// A user's name: a token's `sub`, or made up by the server for an anonymous user.
 /// May hold any characters; 1 to 256 bytes. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UserId(Arc<str>);
+pub struct UserId(ArcStr);
 
 impl UserId {
     /// Takes `name` if its length is allowed.
@@ -72,7 +72,7 @@ impl fmt::Debug for UserId {
 
 /// The name of one TableForge process in its cluster; the same rules as a room's name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct InstanceId(Arc<str>);
+pub struct InstanceId(ArcStr);
 
 impl InstanceId {
     /// Takes `name` if it is valid (see [`RoomId::is_valid`]).

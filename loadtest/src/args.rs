@@ -73,6 +73,12 @@ pub struct CommonArguments {
     /// What the servers speak
     #[arg(long, value_enum, default_value_t = Language::Tableforge)]
     pub dialect: Language,
+    /// Offer permessage-deflate, and compress messages on the connections that agree to it
+    #[arg(long)]
+    pub deflate: bool,
+    /// Name the room in the address, so that a connection is in it without asking (dialect tableforge)
+    #[arg(long)]
+    pub join_by_url: bool,
     /// Connections in all
     #[arg(long, default_value_t = 1_000, value_parser = at_least_one)]
     pub connections: usize,

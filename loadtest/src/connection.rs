@@ -63,6 +63,8 @@ pub struct Connection {
     pub dirty: bool,
     /// Whether the socket is watched for room to write.
     pub watches_write: bool,
+    /// Whether messages may be compressed.
+    pub deflate: bool,
     /// The message that fragments are gathered for.
     pub fragments: Vec<u8>,
     socket: Option<OwnedFd>,
@@ -81,6 +83,7 @@ impl Connection {
             sent: 0,
             dirty: false,
             watches_write: false,
+            deflate: false,
             fragments: Vec::new(),
             socket: None,
             carried: Vec::new(),
@@ -146,6 +149,11 @@ impl Connection {
     /// Queues a frame.
     pub fn queue_frame(&mut self, opcode: OpCode, payload: &[u8], mask: [u8; 4]) {
         frame::write(opcode, payload, mask, &mut self.queued);
+    }
+
+    /// Queues a text message's frame whose payload is compressed.
+    pub fn queue_compressed(&mut self, payload: &[u8], mask: [u8; 4]) {
+        frame::write_marked(frame::TEXT, true, payload, mask, &mut self.queued);
     }
 
     /// Bytes that wait to be written.

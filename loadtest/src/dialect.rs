@@ -138,7 +138,7 @@ pub enum Incoming {
 }
 
 /// `path` with more query parameters.
-fn with_query(path: &str, query: &str) -> String {
+pub fn with_query(path: &str, query: &str) -> String {
     let separator = if path.contains('?') { '&' } else { '?' };
     format!("{path}{separator}{query}")
 }

@@ -19,6 +19,8 @@ pub struct Frame<'a> {
     pub opcode: OpCode,
     /// Whether it is its message's last one.
     pub is_final: bool,
+    /// Whether it begins a compressed message (RFC 7692 section 6).
+    pub is_compressed: bool,
     /// The payload, not masked.
     pub payload: &'a [u8],
 }
@@ -58,7 +60,8 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, FrameError> {
     if header.mask.is_some() {
         return Err(FrameError::Masked);
     }
-    if header.rsv1 || header.rsv2 || header.rsv3 {
+    let may_be_compressed = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+    if (header.rsv1 && !may_be_compressed) || header.rsv2 || header.rsv3 {
         return Err(FrameError::ReservedBit);
     }
     if matches!(header.opcode, OpCode::Control(_)) && (!header.is_final || length > MAX_CONTROL_BYTES) {
@@ -70,13 +73,20 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, FrameError> {
     let start = cursor.position() as usize;
     let end = start + length as usize;
     let Some(payload) = bytes.get(start..end) else { return Ok(None) };
-    Ok(Some((Frame { opcode: header.opcode, is_final: header.is_final, payload }, end)))
+    let frame =
+        Frame { opcode: header.opcode, is_final: header.is_final, is_compressed: header.rsv1, payload };
+    Ok(Some((frame, end)))
 }
 
 /// Appends a whole client frame with `payload`, masked with `mask`, to `out`.
 pub fn write(opcode: OpCode, payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
+    write_marked(opcode, false, payload, mask, out);
+}
+
+/// As [`write`]; `compressed` says whether the payload is.
+pub fn write_marked(opcode: OpCode, compressed: bool, payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
     let header =
-        FrameHeader { is_final: true, rsv1: false, rsv2: false, rsv3: false, opcode, mask: Some(mask) };
+        FrameHeader { is_final: true, rsv1: compressed, rsv2: false, rsv3: false, opcode, mask: Some(mask) };
     header.format(payload.len() as u64, out).expect("writing to a Vec cannot fail");
     let start = out.len();
     out.extend_from_slice(payload);
@@ -159,7 +169,8 @@ mod tests {
     #[test]
     fn what_a_server_may_not_send_is_refused() {
         assert_eq!(parse(&[0x81, 0x80, 1, 2, 3, 4]), Err(FrameError::Masked));
-        assert_eq!(parse(&[0xc1, 0x00]), Err(FrameError::ReservedBit));
+        assert_eq!(parse(&[0xa1, 0x00]), Err(FrameError::ReservedBit));
+        assert_eq!(parse(&[0xc9, 0x00]), Err(FrameError::ReservedBit), "a control frame is never compressed");
         assert_eq!(parse(&[0x83, 0x00]), Err(FrameError::ReservedOpcode));
         assert_eq!(parse(&[0x09, 0x00]), Err(FrameError::Control));
         assert_eq!(parse(&[0x89, 126, 0, 126]), Err(FrameError::Control));

@@ -12,10 +12,14 @@ const MAX_HEADERS: usize = 64;
 /// Bytes of an answer's head; more is an error.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
+/// The extension that is offered: every message is compressed by itself, in both directions.
+const DEFLATE: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+
 /// A request that waits for its answer.
 #[derive(Debug)]
 pub struct Handshake {
     key: String,
+    deflate: bool,
 }
 
 /// What became of a handshake.
@@ -23,8 +27,13 @@ pub struct Handshake {
 pub enum Answer {
     /// Not complete yet.
     Incomplete,
-    /// The connection is open; frames follow after so many bytes.
-    Accepted(usize),
+    /// The connection is open.
+    Accepted {
+        /// Frames follow after so many bytes.
+        length: usize,
+        /// Whether messages may be compressed.
+        deflate: bool,
+    },
     /// It is not.
     Refused {
         /// Why.
@@ -41,8 +50,8 @@ impl Answer {
 }
 
 impl Handshake {
-    /// A handshake and the request to send for it; `path` is the request target.
-    pub fn start(target: &Target, path: &str, token: Option<&str>) -> (Self, String) {
+    /// A handshake and the request to send for it; `path` is the request target, `deflate` offers compression.
+    pub fn start(target: &Target, path: &str, token: Option<&str>, deflate: bool) -> (Self, String) {
         let key = generate_key();
         let mut request = format!(
             "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -52,8 +61,12 @@ impl Handshake {
         if let Some(token) = token {
             write!(request, "Authorization: Bearer {token}\r\n").expect("writing to a String cannot fail");
         }
+        if deflate {
+            write!(request, "Sec-WebSocket-Extensions: {DEFLATE}\r\n")
+                .expect("writing to a String cannot fail");
+        }
         request.push_str("\r\n");
-        (Self { key }, request)
+        (Self { key, deflate }, request)
     }
 
     /// Looks at all that was received so far.
@@ -75,9 +88,15 @@ impl Handshake {
             };
         }
         let accept = derive_accept_key(self.key.as_bytes());
-        match header(&response, "sec-websocket-accept") {
-            Some(value) if value == accept.as_bytes() => Answer::Accepted(length),
-            _ => Answer::refused("wrong Sec-WebSocket-Accept"),
+        if header(&response, "sec-websocket-accept") != Some(accept.as_bytes()) {
+            return Answer::refused("wrong Sec-WebSocket-Accept");
+        }
+        match header(&response, "sec-websocket-extensions") {
+            None => Answer::Accepted { length, deflate: false },
+            Some(extension) if self.deflate && extension.starts_with(b"permessage-deflate") => {
+                Answer::Accepted { length, deflate: true }
+            }
+            Some(_) => Answer::refused("an extension that was not offered"),
         }
     }
 }
@@ -93,7 +112,7 @@ mod tests {
 
     /// The key and answer of RFC 6455 section 1.3.
     fn handshake() -> Handshake {
-        Handshake { key: "dGhlIHNhbXBsZSBub25jZQ==".to_owned() }
+        Handshake { key: "dGhlIHNhbXBsZSBub25jZQ==".to_owned(), deflate: false }
     }
     const ANSWER: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                           sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
@@ -104,7 +123,19 @@ mod tests {
             assert_eq!(handshake().check(&ANSWER.as_bytes()[..end]), Answer::Incomplete, "{end} bytes");
         }
         let with_frame = [ANSWER.as_bytes(), &[0x81, 0x00]].concat();
-        assert_eq!(handshake().check(&with_frame), Answer::Accepted(ANSWER.len()));
+        let accepted = Answer::Accepted { length: ANSWER.len(), deflate: false };
+        assert_eq!(handshake().check(&with_frame), accepted);
+    }
+
+    #[test]
+    fn compression_is_on_where_it_was_offered_and_agreed_to() {
+        let agreed = ANSWER.replace("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n");
+        assert!(matches!(handshake().check(agreed.as_bytes()), Answer::Refused { .. }), "it was not offered");
+        let offering = Handshake { deflate: true, ..handshake() };
+        let length = agreed.len();
+        assert_eq!(offering.check(agreed.as_bytes()), Answer::Accepted { length, deflate: true });
+        let length = ANSWER.len();
+        assert_eq!(offering.check(ANSWER.as_bytes()), Answer::Accepted { length, deflate: false });
     }
 
     #[test]
@@ -120,7 +151,7 @@ mod tests {
     #[test]
     fn the_request_carries_path_host_and_token() {
         let target: Target = "ws://127.0.0.1:3001/ws?a=b".parse().unwrap();
-        let (handshake, request) = Handshake::start(&target, &target.path, Some("T"));
+        let (handshake, request) = Handshake::start(&target, &target.path, Some("T"), false);
         assert!(request.starts_with("GET /ws?a=b HTTP/1.1\r\nHost: 127.0.0.1:3001\r\n"));
         assert!(request.contains("\r\nAuthorization: Bearer T\r\n"));
         assert!(request.contains(&format!("\r\nSec-WebSocket-Key: {}\r\n", handshake.key)));

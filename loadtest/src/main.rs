@@ -7,6 +7,7 @@ mod compare;
 mod connection;
 mod control;
 mod credentials;
+mod deflate;
 mod dialect;
 mod fleet;
 mod frame;

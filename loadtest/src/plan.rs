@@ -24,6 +24,10 @@ pub struct Plan {
     pub credentials: Credentials,
     /// Whether connections join their rooms.
     pub join: bool,
+    /// Whether connections offer permessage-deflate.
+    pub deflate: bool,
+    /// Whether rooms are named in the address even where they can be asked for.
+    pub join_by_url: bool,
     /// Connections begun per second; `None` for as fast as the handshakes in flight allow.
     pub connect_rate: Option<f64>,
     /// Time for a connection to become ready.
@@ -91,6 +95,8 @@ pub mod tests {
             rooms: Vec::new(),
             credentials: Credentials::new(None, None),
             join: true,
+            deflate: false,
+            join_by_url: false,
             connect_rate: None,
             connect_timeout: Duration::ZERO,
             handshakes: 1,

@@ -73,6 +73,8 @@ fn plan(common: &CommonArguments, features: Features) -> Result<Plan, String> {
         rooms: (0..layout.rooms()).map(|room| format!("{}-{room}", common.room_prefix)).collect(),
         credentials: Credentials::new(common.token.clone(), common.secret.as_deref()),
         join: features.join,
+        deflate: common.deflate,
+        join_by_url: common.join_by_url,
         connect_rate: common.connect_rate,
         connect_timeout: common.connect_timeout,
         handshakes: HANDSHAKES,

@@ -18,6 +18,7 @@ use self::comings::Churn;
 use self::connecting::Connecting;
 use crate::connection::{Connection, READ_BYTES, State};
 use crate::control::{Control, Load};
+use crate::deflate::Deflate;
 use crate::dialect::Dialect;
 use crate::frame;
 use crate::interval::Interval;
@@ -66,6 +67,7 @@ pub struct Worker {
     interval: Interval,
     /// What members who are there throughout get.
     verifier: Verifier,
+    deflate: Deflate,
     /// What those get that come and go.
     guests: Verifier,
     tally: Tally,
@@ -105,6 +107,7 @@ impl Worker {
             churn: Churn::new(&plan, share.clone()),
             interval: Interval::new(0),
             verifier: Verifier::new(share.len()),
+            deflate: Deflate::default(),
             guests: Verifier::new(share.len()),
             tally: Tally::new(),
             random,

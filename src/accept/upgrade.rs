@@ -13,6 +13,8 @@ pub struct Upgrade {
     pub response: String,
     /// The token from the `Authorization` header, the query or the list of subprotocols, looked for in that order.
     pub token: Option<String>,
+    /// The room that the query names, to be joined at once.
+    pub room: Option<String>,
     /// The compression that the answer agrees to.
     pub deflate: Option<Deflate>,
 }
@@ -67,7 +69,7 @@ pub fn check(
         protocol.unwrap_or_default()
     );
     let token = token(request)?.or_else(|| offer.token.map(Into::into));
-    Ok(Upgrade { response, token, deflate })
+    Ok(Upgrade { response, token, room: request.query_parameter("join"), deflate })
 }
 
 /// A request that is not from a browser has no Origin and passes.

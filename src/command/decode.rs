@@ -87,6 +87,13 @@ pub enum Command<'a> {
     Ping,
 }
 
+impl Command<'_> {
+    /// Whether it is a message to others.
+    pub fn is_publication(&self) -> bool {
+        matches!(self, Self::RoomMessage { .. } | Self::UserMessage { .. } | Self::GlobalMessage { .. })
+    }
+}
+
 /// One room of a `resume`: what `join_room` has too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResumedRoom<'a> {

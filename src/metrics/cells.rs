@@ -144,6 +144,8 @@ pub struct ShardCells {
     pub mesh_dropped: Cell,
     /// Requests refused because a limit was reached.
     pub limited: Cell,
+    /// Messages to others refused because the shard had more of them than it can handle.
+    pub shed: Cell,
     /// Connections refused because there were too many: of their user, from their address, or at once.
     pub refused_connections: Cell,
     /// TLS handshakes completed.

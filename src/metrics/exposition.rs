@@ -13,7 +13,7 @@ use crate::trace::TraceCounts;
 /// Name, help, and the cell of each shard.
 type ShardMetric = (&'static str, &'static str, fn(&ShardCells) -> &Cell);
 
-const TRAFFIC: [ShardMetric; 21] = [
+const TRAFFIC: [ShardMetric; 22] = [
     ("websocket_messages_sent_total", "Messages delivered to clients, one per receiver.", |s| &s.deliveries),
     ("websocket_messages_received_total", "Client messages received.", |s| &s.messages_in),
     ("websocket_messages_compressed_total", "Messages compressed, once per shard for all receivers.", |s| {
@@ -32,6 +32,7 @@ const TRAFFIC: [ShardMetric; 21] = [
     ("websocket_flushes_total", "Flushes of dirty connections.", |s| &s.flushes),
     ("websocket_errors_total", "Error replies.", |s| &s.errors),
     ("websocket_limited_total", "Messages over a rate limit.", |s| &s.limited),
+    ("websocket_shed_total", "Messages to others refused by an overloaded shard.", |s| &s.shed),
     (
         "websocket_connections_refused_total",
         "Connections refused as too many of a user, from an address, or at once.",

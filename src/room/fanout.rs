@@ -11,6 +11,10 @@ pub struct SliceMember {
     pub window: u8,
 }
 
+/// Members of a slice from which a message to them is more than one flush can send, so that those of other rooms go
+/// first: as many as the sends of a flush.
+pub const CROWD: usize = 512;
+
 /// Calls `deliver` with every member but `sender`, who gets the message only when it
 /// joined with `echo`. Returns how many there were.
 #[inline]

@@ -1,15 +1,16 @@
 //! Who is in the rooms that this shard is home to: every room has one home shard per instance, where
 //! joins and leaves from all shards come together in one order.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
+use hashbrown::hash_table::Entry;
+use hashbrown::{HashMap, HashTable};
 use smallvec::SmallVec;
 
 use super::route::RoomRoute;
 use crate::hashing::Hashing;
-use crate::identity::{ConnectionId, RoomId, ShardId, UserId};
+use crate::identity::{ConnectionId, RoomId, ShardId, SocketId, UserId};
 
 /// A member as the other members may know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,11 +23,62 @@ pub struct Member {
     pub socket: Arc<str>,
 }
 
+/// Connections of one user, or of one user in a room: hardly ever more than one.
+#[derive(Debug)]
+pub(super) enum Connections {
+    One(ConnectionId),
+    // Boxed, because there is one of these per member.
+    #[allow(clippy::box_collection, reason = "a list here would double the size of all the others")]
+    Many(Box<Vec<ConnectionId>>),
+}
+
+impl Connections {
+    pub(super) fn as_slice(&self) -> &[ConnectionId] {
+        match self {
+            Self::One(connection) => std::slice::from_ref(connection),
+            Self::Many(connections) => connections,
+        }
+    }
+
+    /// Adds one that is not there.
+    pub(super) fn add(&mut self, connection: ConnectionId) {
+        match self {
+            Self::One(other) => *self = Self::Many(Box::new(vec![*other, connection])),
+            Self::Many(connections) => connections.push(connection),
+        }
+    }
+
+    /// Takes out one that is there; returns whether it was the last.
+    pub(super) fn remove(&mut self, connection: ConnectionId) -> bool {
+        match self {
+            Self::One(_) => return true,
+            Self::Many(connections) => connections.retain(|other| *other != connection),
+        }
+        if let [one] = self.as_slice() {
+            *self = Self::One(*one);
+        }
+        false
+    }
+}
+
+/// A [`Member`] whose `socket` is known by the connection, so that nobody has its text in memory.
 #[derive(Debug)]
 struct Present {
-    member: Member,
-    connections: SmallVec<[ConnectionId; 1]>,
+    user: UserId,
+    name: Option<Arc<str>>,
+    /// The connection with which the user came into the room.
+    came_by: ConnectionId,
+    connections: Connections,
     registered: bool,
+}
+
+const _: () = assert!(size_of::<Present>() <= 56, "there is one per member");
+
+impl Present {
+    fn member(&self, boot: u32) -> Member {
+        let socket = SocketId { boot, connection: self.came_by };
+        Member { user: self.user.clone(), name: self.name.clone(), socket: socket.text().as_str().into() }
+    }
 }
 
 /// One room, as its home shard knows it.
@@ -34,7 +86,10 @@ struct Present {
 pub struct Home {
     /// Which shards have members.
     pub route: Arc<RoomRoute>,
-    users: HashMap<UserId, Present, Hashing>,
+    users: HashTable<Present>,
+    hashing: Hashing,
+    /// What makes this process's `socketId`s its own.
+    boot: u32,
     /// Connections per shard, for the shards that have any.
     shards: SmallVec<[(ShardId, u32); 1]>,
     told_alone: bool,
@@ -47,8 +102,8 @@ impl Home {
     }
 
     /// Those users.
-    pub fn members(&self) -> impl Iterator<Item = &Member> {
-        self.users.values().map(|present| &present.member)
+    pub fn members(&self) -> impl Iterator<Item = Member> + '_ {
+        self.users.iter().map(|present| present.member(self.boot))
     }
 
     /// Someone has been told who is in the room, or of a join or leave, as far as this instance knows.
@@ -63,37 +118,50 @@ impl Home {
 
     /// Notes whether the other instances know of the user, or are about to.
     pub fn set_registered(&mut self, user: &UserId, registered: bool) {
-        if let Some(present) = self.users.get_mut(user) {
+        let hash = self.hashing.hash_one(user);
+        if let Some(present) = self.users.find_mut(hash, |present| present.user == *user) {
             present.registered = registered;
         }
     }
 
     /// The other instances know of all users now.
     pub fn set_all_registered(&mut self) {
-        self.users.values_mut().for_each(|present| present.registered = true);
+        self.users.iter_mut().for_each(|present| present.registered = true);
     }
 
     /// The users that the other instances know of, and those that they do not.
     pub fn by_registration(&self) -> (Vec<Member>, Vec<Member>) {
         let of = |registered| {
-            let present = self.users.values().filter(move |present| present.registered == registered);
-            present.map(|present| present.member.clone()).collect()
+            let present = self.users.iter().filter(move |present| present.registered == registered);
+            present.map(|present| present.member(self.boot)).collect()
         };
         (of(true), of(false))
     }
 
     fn join(&mut self, connection: ConnectionId, member: &Member) -> bool {
-        let entry = self.users.entry(member.user.clone());
-        let enters = matches!(entry, Entry::Vacant(_));
-        let present = entry.or_insert_with(|| Present {
-            member: member.clone(),
-            connections: SmallVec::new(),
-            registered: false,
-        });
-        if present.connections.contains(&connection) {
-            return false;
-        }
-        present.connections.push(connection);
+        let hashing = &self.hashing;
+        let is_user = |present: &Present| present.user == member.user;
+        let hash_of = |present: &Present| hashing.hash_one(&present.user);
+        let enters = match self.users.entry(hashing.hash_one(&member.user), is_user, hash_of) {
+            Entry::Occupied(mut entry) => {
+                let present = entry.get_mut();
+                if present.connections.as_slice().contains(&connection) {
+                    return false;
+                }
+                present.connections.add(connection);
+                false
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(Present {
+                    user: member.user.clone(),
+                    name: member.name.clone(),
+                    came_by: connection,
+                    connections: Connections::One(connection),
+                    registered: false,
+                });
+                true
+            }
+        };
         match self.shards.iter_mut().find(|(shard, _)| *shard == connection.shard) {
             Some((_, count)) => *count += 1,
             None => {
@@ -105,10 +173,13 @@ impl Home {
     }
 
     fn leave(&mut self, connection: ConnectionId, user: &UserId) -> Option<Member> {
-        let present = self.users.get_mut(user)?;
-        let place = present.connections.iter().position(|present| *present == connection)?;
-        present.connections.swap_remove(place);
-        let gone = present.connections.is_empty();
+        let hash = self.hashing.hash_one(user);
+        let mut entry = self.users.find_entry(hash, |present| present.user == *user).ok()?;
+        let connections = &mut entry.get_mut().connections;
+        if !connections.as_slice().contains(&connection) {
+            return None;
+        }
+        let gone = connections.remove(connection);
         if let Some(place) = self.shards.iter().position(|(shard, _)| *shard == connection.shard) {
             self.shards[place].1 -= 1;
             if self.shards[place].1 == 0 {
@@ -116,7 +187,7 @@ impl Home {
                 self.route.remove(connection.shard);
             }
         }
-        gone.then(|| self.users.remove(user).map(|present| present.member)).flatten()
+        gone.then(|| entry.remove().0.member(self.boot))
     }
 }
 
@@ -133,13 +204,23 @@ pub struct Left {
 #[derive(Debug, Default)]
 pub struct Homes {
     rooms: HashMap<RoomId, Home, Hashing>,
+    /// How the users of all rooms are hashed.
+    hashing: Hashing,
+    boot: u32,
 }
 
 impl Homes {
+    /// No rooms; `boot` is what makes this process's `socketId`s its own.
+    pub fn new(boot: u32) -> Self {
+        Self { boot, ..Self::default() }
+    }
+
     /// The connection is in the room from now on. Returns the room, and whether this is the user's
     /// first connection in it; joining twice changes nothing.
     pub fn join(&mut self, room: &RoomId, connection: ConnectionId, member: &Member) -> (&mut Home, bool) {
-        let home = self.rooms.entry(room.clone()).or_default();
+        let (hashing, boot) = (&self.hashing, self.boot);
+        let new = || Home { hashing: hashing.clone(), boot, ..Home::default() };
+        let home = self.rooms.entry(room.clone()).or_insert_with(new);
         let enters = home.join(connection, member);
         (home, enters)
     }
@@ -190,15 +271,17 @@ mod tests {
         ConnectionId { shard: ShardId(shard), slot, generation: 0 }
     }
 
-    fn member(user: &str) -> Member {
-        Member { user: UserId::parse(user).unwrap(), name: None, socket: "s".into() }
+    /// The user, who comes by `connection`.
+    fn member(user: &str, connection: ConnectionId) -> Member {
+        let socket = SocketId { boot: 7, connection }.text();
+        Member { user: UserId::parse(user).unwrap(), name: None, socket: socket.as_str().into() }
     }
 
     #[test]
     fn a_user_with_two_connections_joins_once_and_leaves_once() {
-        let mut homes = Homes::default();
+        let mut homes = Homes::new(7);
         let room = RoomId::parse("r").unwrap();
-        let (alice, bob) = (member("alice"), member("bob"));
+        let (alice, bob) = (member("alice", connection(0, 1)), member("bob", connection(0, 2)));
         assert!(homes.join(&room, connection(0, 1), &alice).1);
         assert!(!homes.join(&room, connection(1, 1), &alice).1);
         assert!(homes.join(&room, connection(0, 2), &bob).1);
@@ -216,7 +299,7 @@ mod tests {
     fn the_route_has_exactly_the_shards_with_connections() {
         let mut homes = Homes::default();
         let room = RoomId::parse("r").unwrap();
-        let alice = member("alice");
+        let alice = member("alice", connection(0, 1));
         homes.join(&room, connection(0, 1), &alice);
         homes.join(&room, connection(3, 1), &alice);
         homes.join(&room, connection(3, 1), &alice);

@@ -43,16 +43,22 @@ const POOLED_CHUNK_BYTES: usize = 64 * 1024;
 /// Bytes of a new chunk: some small frames.
 const CHUNK_BYTES: usize = 1024;
 
+/// Milliseconds between two releases of frames that are in no hurry: short for a person, long enough to gather what a
+/// storm of joins tells each member.
+pub const PATIENCE_MS: u32 = 10;
+
 /// One connection's outgoing bytes. 24 bytes when nothing waits.
 #[derive(Debug, Default)]
 struct Outbox {
     queue: Option<Box<SendBatch>>,
     /// Bytes of the batch that the ring has; 0 when it has none.
-    in_flight: usize,
+    in_flight: u32,
     /// When the ring got that batch, in ms.
     since: u32,
     open: bool,
     dirty: bool,
+    /// Whether the slot is on the list of those that are in no hurry.
+    patient: bool,
     /// What it may hold beyond the limit until it is empty, in units of [`SPARE_UNIT`].
     spare: u16,
 }
@@ -68,8 +74,12 @@ pub struct Outboxes {
     boxes: Vec<Outbox>,
     /// Slots with something to send since the last flush.
     dirty: Vec<u32>,
-    /// Dirty slots that earlier flushes had no room for.
+    /// Dirty slots that earlier flushes had no room for, and the members of rooms too large for one flush.
     late: VecDeque<u32>,
+    /// Slots with frames that may wait for others.
+    patient: Vec<u32>,
+    /// When those were released last, in ms.
+    released_at: u32,
     overflowed: Vec<u32>,
     /// Boxed, because the ring keeps a batch where it is while the kernel reads it.
     batches: Pool<Box<SendBatch>>,
@@ -84,6 +94,8 @@ impl Outboxes {
             boxes: Vec::new(),
             dirty: Vec::new(),
             late: VecDeque::new(),
+            patient: Vec::new(),
+            released_at: 0,
             overflowed: Vec::new(),
             batches: Pool::new(),
             chunks: Pool::new(),
@@ -122,16 +134,48 @@ impl Outboxes {
     /// puts the slot on the list of [`Self::take_overflowed`].
     #[inline]
     pub fn push(&mut self, slot: u32, frame: &Bytes) {
-        let Some(outbox) = self.boxes.get_mut(slot as usize) else { return };
+        if let Some(outbox) = self.put(slot, frame)
+            && !std::mem::replace(&mut outbox.dirty, true)
+        {
+            self.dirty.push(slot);
+        }
+    }
+
+    /// As [`Self::push`], for one of so many receivers that a flush cannot serve them all: they are served behind those
+    /// of smaller rooms, as [`Self::flush`] has it.
+    #[inline]
+    pub fn push_in_bulk(&mut self, slot: u32, frame: &Bytes) {
+        if let Some(outbox) = self.put(slot, frame)
+            && !std::mem::replace(&mut outbox.dirty, true)
+        {
+            self.late.push_back(slot);
+        }
+    }
+
+    /// As [`Self::push`], for what is in no hurry: it goes out with the next frame that is, or within [`PATIENCE_MS`],
+    /// so that many of them share a send. At once where none has gone out for as long.
+    pub fn push_patiently(&mut self, slot: u32, frame: &Bytes) {
+        if let Some(outbox) = self.put(slot, frame)
+            && !outbox.dirty
+            && !std::mem::replace(&mut outbox.patient, true)
+        {
+            self.patient.push(slot);
+        }
+    }
+
+    /// Puts a frame into the slot's batch, if that takes it.
+    #[inline]
+    fn put(&mut self, slot: u32, frame: &Bytes) -> Option<&mut Outbox> {
+        let outbox = self.boxes.get_mut(slot as usize)?;
         if !outbox.open {
-            return;
+            return None;
         }
         let batch = outbox.queue.get_or_insert_with(|| self.batches.take().unwrap_or_default());
         let limit = self.limit + usize::from(outbox.spare) * SPARE_UNIT;
-        if batch.bytes() + outbox.in_flight + frame.len() > limit {
+        if batch.bytes() + outbox.in_flight as usize + frame.len() > limit {
             outbox.open = false;
             self.overflowed.push(slot);
-            return;
+            return None;
         }
         if batch.is_empty() || (frame.len() > COPY_UP_TO && batch.len() < SendBatch::SEGMENTS) {
             batch.push(Segment::Shared(frame.clone()));
@@ -139,10 +183,7 @@ impl Outboxes {
             let chunks = &mut self.chunks;
             batch.push_copied(frame, || chunks.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES)));
         }
-        if !outbox.dirty {
-            outbox.dirty = true;
-            self.dirty.push(slot);
-        }
+        Some(outbox)
     }
 
     /// As [`Self::push`], for what the connection has asked for and cannot get in parts: it may be beyond the limit, if no
@@ -185,9 +226,30 @@ impl Outboxes {
         }
     }
 
-    /// Whether anything is to be flushed.
-    pub fn is_dirty(&self) -> bool {
-        !(self.dirty.is_empty() && self.late.is_empty())
+    /// Whether anything is to be flushed at `now`, in ms.
+    pub fn is_dirty(&self, now: u32) -> bool {
+        !(self.dirty.is_empty() && self.late.is_empty()) || self.patience(now) == Some(0)
+    }
+
+    /// Milliseconds from `now` after which what is in no hurry has waited long enough, if there is any.
+    pub fn patience(&self, now: u32) -> Option<u32> {
+        let waited = now.wrapping_sub(self.released_at);
+        (!self.patient.is_empty()).then(|| PATIENCE_MS.saturating_sub(waited))
+    }
+
+    /// Marks those that have waited long enough.
+    fn release_patient(&mut self, now: u32) {
+        if self.patience(now) != Some(0) {
+            return;
+        }
+        self.released_at = now;
+        for slot in self.patient.drain(..) {
+            let outbox = &mut self.boxes[slot as usize];
+            outbox.patient = false;
+            if outbox.queue.is_some() && !std::mem::replace(&mut outbox.dirty, true) {
+                self.dirty.push(slot);
+            }
+        }
     }
 
     /// Slots whose outbox has overflowed since the last call.
@@ -218,6 +280,7 @@ impl Outboxes {
         mut seal: impl FnMut(u32, &mut SendBatch, &mut dyn FnMut() -> Vec<u8>),
         mut send: impl FnMut(u32, Box<SendBatch>) -> Result<(), Box<SendBatch>>,
     ) {
+        self.release_patient(now);
         let mut dirty = std::mem::take(&mut self.dirty);
         let reserved = self.late.len().min(most / 2);
         let new = dirty.len().min(most - reserved);
@@ -247,7 +310,8 @@ impl Outboxes {
         let Some(mut batch) = outbox.queue.take() else { return };
         let chunks = &mut self.chunks;
         seal(slot, &mut batch, &mut || chunks.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES)));
-        (outbox.in_flight, outbox.since) = (batch.bytes(), now);
+        // An outbox holds at most some times OUTBOX_BYTES, which is far below 4 GiB.
+        (outbox.in_flight, outbox.since) = (u32::try_from(batch.bytes()).unwrap_or(u32::MAX), now);
         if let Err(batch) = send(slot, batch) {
             self.boxes[slot as usize].in_flight = 0;
             self.recycle(batch);
@@ -270,7 +334,7 @@ impl Outboxes {
     /// Bytes that wait or are under way.
     pub fn bytes(&self, slot: u32) -> usize {
         let outbox = &self.boxes[slot as usize];
-        outbox.queue.as_ref().map_or(0, |batch| batch.bytes()) + outbox.in_flight
+        outbox.queue.as_ref().map_or(0, |batch| batch.bytes()) + outbox.in_flight as usize
     }
 
     /// Whether nothing waits and nothing is under way.
@@ -342,7 +406,7 @@ mod tests {
             sends.iter().map(|(slot, bytes, _)| (*slot, bytes)).collect::<Vec<_>>(),
             [(0, &expected), (1, &b"z".to_vec())]
         );
-        assert!(!outboxes.is_dirty());
+        assert!(!outboxes.is_dirty(0));
     }
 
     #[test]
@@ -381,7 +445,7 @@ mod tests {
         assert_eq!(flush(&mut outboxes), [8, 4, 5, 6]);
         mark(&mut outboxes, 9..12);
         assert_eq!(flush(&mut outboxes), [9, 10, 11, 7]);
-        assert!(!outboxes.is_dirty());
+        assert!(!outboxes.is_dirty(0));
     }
 
     #[test]
@@ -400,6 +464,48 @@ mod tests {
         let late: Vec<u32> = served.iter().copied().filter(|slot| slot % 8 >= 4).collect();
         assert_eq!(served.len(), 40);
         assert_eq!(late[..4], [4, 5, 6, 7], "the oldest first");
+    }
+
+    #[test]
+    fn a_room_too_large_for_one_flush_waits_behind_others() {
+        let mut outboxes = Outboxes::new(100);
+        (0..20).for_each(|slot| outboxes.open(slot));
+        (0..16).for_each(|slot| outboxes.push_in_bulk(slot, &Bytes::from_static(b"x")));
+        (16..18).for_each(|slot| outboxes.push(slot, &Bytes::from_static(b"x")));
+        assert!(outboxes.is_dirty(0));
+        let mut slots = Vec::new();
+        outboxes.flush(0, 4, |slot, _| {
+            slots.push(slot);
+            Ok(())
+        });
+        assert_eq!(slots, [16, 17, 0, 1]);
+    }
+
+    #[test]
+    fn what_is_in_no_hurry_gathers_or_goes_with_what_is() {
+        let mut outboxes = outboxes(100);
+        let sends = |outboxes: &mut Outboxes, now| {
+            let mut sends = Vec::new();
+            let dirty = outboxes.is_dirty(now);
+            outboxes.flush(now, usize::MAX, |slot, batch| {
+                sends.push((slot, batch.bytes()));
+                Err(batch)
+            });
+            assert_eq!(dirty, !sends.is_empty());
+            sends
+        };
+        let push = |outboxes: &mut Outboxes, slot| outboxes.push_patiently(slot, &Bytes::from_static(b"x"));
+        push(&mut outboxes, 0);
+        assert_eq!(sends(&mut outboxes, 100), [(0, 1)], "none has gone out for long");
+        push(&mut outboxes, 0);
+        push(&mut outboxes, 0);
+        push(&mut outboxes, 1);
+        assert_eq!(outboxes.patience(101), Some(PATIENCE_MS - 1));
+        assert_eq!(sends(&mut outboxes, 101), []);
+        outboxes.push(1, &Bytes::from_static(b"now"));
+        assert_eq!(sends(&mut outboxes, 102), [(1, 4)], "in the order of the pushes, in one send");
+        assert_eq!(sends(&mut outboxes, 100 + PATIENCE_MS), [(0, 2)]);
+        assert_eq!(outboxes.patience(200), None);
     }
 
     #[test]

@@ -478,7 +478,7 @@ impl Shard {
     }
 
     fn disconnect(&mut self, user: &UserId, reason: &str, now: Now) -> u64 {
-        let slots = self.users.slots(user.as_str()).to_vec();
+        let slots: Vec<_> = self.users.slots(user.as_str()).collect();
         for slot in &slots {
             self.close(*slot, CloseCode::Disconnected, reason, now);
         }
@@ -505,8 +505,8 @@ impl Shard {
     }
 
     fn sessions_of(&self, user: &UserId, now: Now) -> Vec<SessionFacts> {
-        let sessions = self.users.slots(user.as_str()).iter();
-        let sessions = sessions.filter_map(|slot| self.sessions[*slot as usize].as_ref());
+        let slots = self.users.slots(user.as_str());
+        let sessions = slots.filter_map(|slot| self.sessions[slot as usize].as_ref());
         sessions
             .map(|session| SessionFacts {
                 socket: self.socket_id(session.id).to_string(),

@@ -224,6 +224,7 @@ impl Shard {
         session.counted = true;
         session.window = upgrade.deflate.map_or(0, Deflate::window);
         session.unsettled().early = rest.to_vec();
+        session.unsettled().room = upgrade.room.map(Into::into);
         session.enter(Phase::Attaching, now);
         match identity {
             None if required => self.establish(slot, now),
@@ -267,7 +268,8 @@ impl Shard {
         let Some(session) = self.session(slot) else { return };
         let id = session.id;
         session.enter(Phase::Open, now);
-        let mut early = std::mem::take(&mut session.unsettled().early);
+        let unsettled = session.unsettled();
+        let (mut early, room) = (std::mem::take(&mut unsettled.early), unsettled.room.take());
         session.settle();
         let user = session.identity.as_ref().map(|identity| identity.user.clone());
         let frame = event::connection_established(&event::ConnectionEstablished {
@@ -287,6 +289,11 @@ impl Shard {
             self.outboxes.push(slot, &event::cluster_status(event::ClusterStatus::Degraded));
         }
         self.announce_drain(id, now);
+        if let Some(room) = room {
+            // As if the client had asked, so that it gets the same answers.
+            let request = serde_json::json!({ "type": "join_room", "roomId": room });
+            self.handle_text(slot, &request.to_string(), now);
+        }
         if !early.is_empty() {
             self.read_frames(slot, &mut early, now);
         }

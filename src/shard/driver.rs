@@ -9,12 +9,14 @@ use crossbeam_channel::Receiver;
 
 use super::envelope::Envelope;
 use super::outlet::Waker;
+use super::overload::Overload;
 use super::sweep::TICK_MS;
 use super::{Action, Now, Shard};
 use crate::instance::{Instance, Phase};
 use crate::logging;
 use crate::metrics::ShardCells;
 use crate::ring::{Completion, Ring, RingSettings};
+use crate::room::fanout::CROWD;
 use crate::send::flush::FlushPacer;
 
 /// Completions handled in one turn: bounds the turn, and with it the time until others get theirs.
@@ -24,7 +26,7 @@ const COMPLETIONS_PER_TURN: usize = 1024;
 const ENVELOPES_PER_TURN: usize = 1024;
 
 /// Sends of one flush: 2 to 4 ms of a core, which is how long others wait at most behind a room of thousands.
-const SENDS_PER_FLUSH: usize = 512;
+const SENDS_PER_FLUSH: usize = CROWD;
 
 /// Completions that are worth waking up for while the next flush is not due yet.
 const COMPLETIONS_PER_WAKE: usize = 64;
@@ -47,6 +49,7 @@ pub struct Driver {
     cells: Arc<ShardCells>,
     started: Instant,
     pacer: FlushPacer,
+    overload: Overload,
     completions: Vec<Completion>,
     /// When each turn since the last flush began, and how many client messages it read.
     unflushed: Vec<(Duration, u64)>,
@@ -98,7 +101,8 @@ impl Driver {
             ring,
             inboxes: around.inboxes,
             waker: around.waker,
-            pacer: FlushPacer::new(around.instance.settings.flush_budget),
+            pacer: FlushPacer::new(around.instance.settings.flush_budget, around.instance.shards.len()),
+            overload: Overload::default(),
             instance: around.instance,
             cells: around.cells,
             started: around.started,
@@ -149,9 +153,15 @@ impl Driver {
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.reap(COMPLETIONS_PER_TURN, &mut completions);
         let full = completions.len() >= COMPLETIONS_PER_TURN;
+        let lags = self.overload.begin_turn(self.started.elapsed());
         for completion in completions.drain(..) {
+            if lags {
+                self.shard.shed(self.overload.refuses(self.started.elapsed()));
+            }
             self.handle(completion, now);
         }
+        self.overload.end_input(self.started.elapsed());
+        self.shard.shed(false);
         self.completions = completions;
         let more = self.read_inboxes(now);
         self.keep_time(now);
@@ -249,7 +259,8 @@ impl Driver {
 
     fn flush(&mut self) {
         let started = self.started.elapsed();
-        if !self.shard.outboxes().is_dirty() {
+        let now = started.as_millis() as u32;
+        if !self.shard.outboxes().is_dirty(now) {
             // What was read has nothing to be sent here.
             self.unflushed.clear();
             return;
@@ -259,7 +270,7 @@ impl Driver {
         }
         let (ring, cells) = (&mut self.ring, &self.cells);
         let (mut sends, mut bytes) = (0, 0);
-        self.shard.flush(started.as_millis() as u32, SENDS_PER_FLUSH, |slot, batch| {
+        self.shard.flush(now, SENDS_PER_FLUSH, |slot, batch| {
             sends += 1;
             bytes += batch.bytes() as u64;
             match ring.key(slot) {
@@ -303,16 +314,23 @@ impl Driver {
     fn wait(&mut self, busy: bool, began: Duration) {
         let now = self.started.elapsed();
         self.cells.busy_us.add(now.saturating_sub(began).as_micros() as u64);
-        let until_tick = self.next_tick_ms.saturating_sub(now.as_millis() as u64);
-        let mut timeout = Duration::from_millis(until_tick);
+        let now_ms = now.as_millis() as u64;
+        let mut timeout = Duration::from_millis(self.next_tick_ms.saturating_sub(now_ms));
         let mut want = 1;
-        if self.shard.outboxes().is_dirty() {
-            timeout = timeout.min(self.pacer.wait(self.started.elapsed()));
-            want = COMPLETIONS_PER_WAKE;
-        }
-        self.waker.prepare_to_sleep();
-        if busy || self.inboxes.iter().any(|inbox| !inbox.is_empty()) {
+        if busy {
             timeout = Duration::ZERO;
+        } else if self.shard.outboxes().is_dirty(now_ms as u32) {
+            // Nobody wakes the shard: what others tell it now could not go out before the flush for which it wakes up.
+            timeout = timeout.min(self.pacer.wait(now));
+            want = COMPLETIONS_PER_WAKE;
+        } else {
+            if let Some(patience) = self.shard.outboxes().patience(now_ms as u32) {
+                timeout = timeout.min(Duration::from_millis(patience.into()));
+            }
+            self.waker.prepare_to_sleep();
+            if self.inboxes.iter().any(|inbox| !inbox.is_empty()) {
+                timeout = Duration::ZERO;
+            }
         }
         self.ring.submit_and_wait(want, timeout);
         self.waker.awake();

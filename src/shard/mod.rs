@@ -16,6 +16,7 @@ pub mod history;
 pub mod home;
 pub mod mesh;
 pub mod outlet;
+pub mod overload;
 mod requests;
 mod resume;
 mod secure;
@@ -143,6 +144,8 @@ pub struct Shard {
     /// Connections whose tokens run out before the sweep sees them again.
     expiries: Expiries,
     drain: Option<Drain>,
+    /// Whether messages to others are refused now, because there are too many.
+    sheds: bool,
     api: Api,
     correlations: Correlations,
     traffic: Traffic,
@@ -164,6 +167,7 @@ impl Shard {
             instance.settings.history.memory / instance.settings.shards,
             (u64::from(instance.boot) << 32) ^ (u64::from(id.0) << 24),
         );
+        let homes = Homes::new(instance.boot);
         Self {
             id,
             archive,
@@ -176,7 +180,7 @@ impl Shard {
             verifier,
             sessions: Vec::new(),
             directory: Directory::default(),
-            homes: Homes::default(),
+            homes,
             users: ShardUsers::default(),
             user_homes: UserHomes::default(),
             mesh,
@@ -190,6 +194,7 @@ impl Shard {
             sweep_from: 0,
             expiries: Expiries::default(),
             drain: None,
+            sheds: false,
             api: Api::default(),
             correlations: Correlations::default(),
             traffic: Traffic::default(),
@@ -251,6 +256,11 @@ impl Shard {
     /// Whether clients may be accepted.
     pub fn is_settled(&self) -> bool {
         self.uplink.as_ref().is_none_or(|uplink| uplink.settled)
+    }
+
+    /// From now on messages to others are refused, or are not: see [`overload::Overload`].
+    pub fn shed(&mut self, sheds: bool) {
+        self.sheds = sheds;
     }
 
     /// What waits to be sent.

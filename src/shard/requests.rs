@@ -17,7 +17,7 @@ use crate::identity::{ConnectionId, RoomId, UserId};
 use crate::metrics::kinds::Limit;
 use crate::permission::RoomRight;
 use crate::room::directory::Membership;
-use crate::room::fanout::fan_out;
+use crate::room::fanout::{CROWD, fan_out};
 use crate::room::history::Position;
 use crate::trace::SpanKind;
 
@@ -116,6 +116,10 @@ impl Shard {
         let message_id = request.message_id;
         let outcome = match wait {
             Some(ms) => Err(over_the_rate(ms)),
+            None if self.sheds && request.command.is_publication() => {
+                self.cells.shed.add(1);
+                Err(BUSY)
+            }
             None => self
                 .meter_publication(id, &request.command, now)
                 .and_then(|()| self.carry_out(id, request, now)),
@@ -425,8 +429,14 @@ impl Shard {
         }
         let outboxes = &mut self.outboxes;
         let mut forms = Forms::new(&frame, &mut self.deflater);
+        let is_crowd = slice.members.len() > CROWD;
         let count = fan_out(&slice.members, Some(id.slot), |member| {
-            outboxes.push(member.slot, forms.fitting(member.window));
+            let frame = forms.fitting(member.window);
+            if is_crowd {
+                outboxes.push_in_bulk(member.slot, frame)
+            } else {
+                outboxes.push(member.slot, frame)
+            }
         });
         self.cells.deliveries.add(count);
         self.cells.fan_out.observe(count);

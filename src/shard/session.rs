@@ -79,6 +79,8 @@ pub(super) struct Unsettled {
     /// The request head so far; after the upgrade, frames that came before the first message went out.
     pub(super) early: Vec<u8>,
     pub(super) joining: Vec<Joining>,
+    /// The room that the request to upgrade has named.
+    pub(super) room: Option<Box<str>>,
     /// Who the peer is, where addresses matter: the client, or the last of its proxies.
     pub(super) peer: Option<IpAddr>,
     /// Whether a header of the PROXY protocol is still to come.
@@ -96,8 +98,9 @@ pub(super) struct Unsettled {
 impl Unsettled {
     fn is_empty(&self) -> bool {
         // Who the peer is matters until the upgrade only.
-        let Self { early, joining, authenticating, resumes, awaited, request, .. } = self;
+        let Self { early, room, joining, authenticating, resumes, awaited, request, .. } = self;
         early.is_empty()
+            && room.is_none()
             && joining.is_empty()
             && authenticating.is_none()
             && resumes.is_empty()

@@ -10,9 +10,13 @@ use crate::codec::forms::Forms;
 use crate::command::decode;
 use crate::command::event::{self, ClusterStatus};
 use crate::identity::{ConnectionId, RoomId, UserId};
-use crate::room::fanout::{SliceMember, fan_out};
+use crate::ring::COPY_UP_TO;
+use crate::room::fanout::{CROWD, SliceMember, fan_out};
 use crate::room::history::Position;
 use crate::room::users::Detached;
+
+/// Receivers for whom a frame of another thread is copied.
+const OWN_COPY_FROM: usize = 4;
 
 /// Members as the lists that clients get hold them.
 fn listed(members: &[Member]) -> impl ExactSizeIterator<Item = event::Member<'_>> {
@@ -21,6 +25,13 @@ fn listed(members: &[Member]) -> impl ExactSizeIterator<Item = event::Member<'_>
 
 fn as_listed(member: &Member) -> event::Member<'_> {
     event::Member { user: member.user.as_str(), name: member.name.as_deref(), socket: &member.socket }
+}
+
+/// A frame that came from another thread, for `receivers` connections of this one: those of a small frame share a copy,
+/// since counting references in memory that another core counts them in as well costs more than copying it once.
+fn owned_copy(frame: &Bytes, receivers: usize) -> Bytes {
+    let pays = receivers >= OWN_COPY_FROM && frame.len() <= COPY_UP_TO;
+    if pays { Bytes::copy_from_slice(frame) } else { frame.clone() }
 }
 
 impl Shard {
@@ -91,7 +102,7 @@ impl Shard {
         } else {
             home.mark_told_alone();
             let member_count = home.user_count();
-            let members = join.want_members.then(|| home.members().cloned().collect());
+            let members = join.want_members.then(|| home.members().collect());
             if enters || join.again {
                 self.announce(&join.room, true, &join.member, member_count);
             }
@@ -142,7 +153,7 @@ impl Shard {
         let mut members = Vec::new();
         if let Some(home) = self.homes.get_mut(room.as_str()) {
             home.mark_told_alone();
-            members.extend(home.members().cloned());
+            members.extend(home.members());
         }
         let (to, member_count) = (asker.connection.shard, members.len() as u32);
         self.mesh.send(to, Envelope::Members { room, asker, member_count, members });
@@ -314,9 +325,17 @@ impl Shard {
         let sender = sender.filter(|sender| self.session_of(*sender).is_some());
         let sender = sender.filter(|sender| sender.shard == self.id).map(|sender| sender.slot);
         let outboxes = &mut self.outboxes;
+        let members = &self.directory.slice(slice).members;
+        let frame = &owned_copy(frame, members.len());
         let mut forms = Forms::new(frame, &mut self.deflater);
-        let count = fan_out(&self.directory.slice(slice).members, sender, |member| {
-            outboxes.push(member.slot, forms.fitting(member.window));
+        let is_crowd = members.len() > CROWD;
+        let count = fan_out(members, sender, |member| {
+            let frame = forms.fitting(member.window);
+            if is_crowd {
+                outboxes.push_in_bulk(member.slot, frame)
+            } else {
+                outboxes.push(member.slot, frame)
+            }
         });
         self.cells.deliveries.add(count);
         self.cells.fan_out.observe(count);
@@ -332,7 +351,7 @@ impl Shard {
         let Presence { room, joined, member, member_count } = presence;
         let encode = if *joined { event::user_joined_room } else { event::user_left_room };
         let frame = encode(room.as_str(), &as_listed(member), *member_count);
-        let newcomer = self.users.slots(member.user.as_str()).iter().copied().find(|slot| {
+        let newcomer = self.users.slots(member.user.as_str()).find(|slot| {
             self.sessions[*slot as usize]
                 .as_ref()
                 .is_some_and(|session| self.socket_id(session.id).text().as_str() == &*member.socket)
@@ -340,7 +359,7 @@ impl Shard {
         let outboxes = &mut self.outboxes;
         for member in &self.directory.slice(number).members {
             if Some(member.slot) != newcomer {
-                outboxes.push(member.slot, &frame);
+                outboxes.push_patiently(member.slot, &frame);
             }
         }
     }
@@ -373,9 +392,9 @@ impl Shard {
     fn deliver_to_user(&mut self, user: &UserId, frame: &Bytes) {
         let mut forms = Forms::new(frame, &mut self.deflater);
         for slot in self.users.slots(user.as_str()) {
-            let window = self.sessions[*slot as usize].as_ref().map_or(0, |session| session.window);
+            let window = self.sessions[slot as usize].as_ref().map_or(0, |session| session.window);
             self.cells.deliveries.add(1);
-            self.outboxes.push(*slot, forms.fitting(window));
+            self.outboxes.push(slot, forms.fitting(window));
         }
         self.cells.compressed.add(forms.is_compressed().into());
     }

@@ -14,6 +14,11 @@ from .installation import Installation
 SERVER_CORES = {0}
 GENERATOR_CORES = {1}
 
+# Bytes of a message's data, where the scenario does not set it.
+PAYLOAD = 128
+# Addresses from which many connections are opened: with one, the kernel's search for a free port takes the generator
+# longer than all else.
+SOURCE_ADDRESSES = 16
 # Seconds to send before measuring.
 WARMUP = 1
 # Longest wait for the last deliveries; later ones count as lost.
@@ -55,9 +60,9 @@ class Bench:
                 started.append((peer.url(port), process.pid))
             yield started
 
-    def generator(self, peer, servers, scenario, **options):
+    def generator(self, peer, servers, scenario, *flags, **options):
         """A generator at work on these servers."""
-        arguments = [scenario, "--dialect", peer.dialect, "--connect-timeout", 30]
+        arguments = [scenario, "--dialect", peer.dialect, "--connect-timeout", 30, *peer.options, *flags]
         for url, pid in servers:
             arguments += ["--url", url, "--pid", pid]
         for name, value in options.items():
@@ -70,18 +75,18 @@ class Bench:
         if self.read_every_ms is not None:
             read_every_ms = self.read_every_ms
         settings = {
-            "payload": 128,
+            "payload": PAYLOAD,
             "warmup": WARMUP,
             "duration": seconds or self.seconds,
             "settle_ms": SETTLE_SECONDS * 1_000,
             "read_every_ms": read_every_ms,
         }
-        return self.generator(peer, servers, "rooms", **settings, **options)
+        return self.generator(peer, servers, "rooms", **{**settings, **options})
 
-    def fan_out(self, peer, connections, room_size, rate, read_every_ms):
+    def fan_out(self, peer, connections, room_size, rate, read_every_ms, payload=PAYLOAD):
         """One instance, `rate` messages per second over all rooms."""
         with self.servers(peer) as servers:
-            load = {"connections": connections, "room_size": room_size, "rate": rate}
+            load = {"connections": connections, "room_size": room_size, "rate": rate, "payload": payload}
             with self.rooms(peer, servers, read_every_ms, **load) as generator:
                 return of_rooms(generator.result(self.seconds + OVERHEAD_SECONDS))
 
@@ -90,8 +95,15 @@ class Bench:
         with self.servers(peer) as servers:
             pid = servers[0][1]
             before = processes.cpu_seconds(pid)
-            load = {"connections": connections, "room_size": room_size, "hold": self.seconds}
-            with self.generator(peer, servers, "idle", **load) as generator:
+            load = {
+                "connections": connections,
+                "room_size": room_size,
+                "hold": self.seconds,
+                "source_addresses": SOURCE_ADDRESSES,
+            }
+            # As the plain dialect does.
+            flags = ["--join-by-url"] if peer.dialect == "tableforge" else []
+            with self.generator(peer, servers, "idle", *flags, **load) as generator:
                 generator.await_ready()
                 used = processes.cpu_seconds(pid) - before
                 result = generator.result(self.seconds + OVERHEAD_SECONDS)

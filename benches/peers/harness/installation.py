@@ -37,8 +37,10 @@ def _run(command, what, **options):
 class Installation:
     """What has been installed; each part on first use."""
 
-    def __init__(self, cache, tableforge=None, loadtest=None):
+    def __init__(self, cache, tableforge=None, loadtest=None, features=""):
+        """`features` are Cargo features of TableForge, which is built apart then."""
         self._cache = Path(cache).resolve()
+        self._features = features
         given = {"tableforge": tableforge, "loadtest": loadtest}
         self._programs = {name: path.resolve() for name, path in given.items() if path}
         if self._cache.is_relative_to(REPOSITORY):
@@ -78,8 +80,12 @@ class Installation:
     def own(self, name):
         """A program of this repository, `tableforge` or `loadtest`: the one given, or a release build."""
         if name not in self._programs:
-            command = [_needed("cargo", name), "build", "--release", "--locked", "--package", name]
+            target = REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target")
+            # The whole workspace, as ./test builds it: one package alone would be built again with fewer features.
+            command = [_needed("cargo", name), "build", "--release", "--locked", "--workspace"]
+            if self._features and name == "tableforge":
+                target = self._cache / self._features
+                command += ["--features", self._features, "--target-dir", target]
             _run(command, f"cargo build of {name}", cwd=REPOSITORY)
-            target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
-            self._programs[name] = REPOSITORY / target / "release" / name
+            self._programs[name] = target / "release" / name
         return self._programs[name]

@@ -21,6 +21,8 @@ class Peer:
     environment: dict = field(default_factory=dict)
     # Cores that the server may use besides the first.
     more_cores: frozenset = frozenset()
+    # More arguments of the load generator.
+    options: tuple = ()
 
     def command(self, installation, port, redis_port=None):
         """The command and its environment, to listen on `port`."""
@@ -56,16 +58,17 @@ def _tableforge(command):
 
 
 # Without a limit per client, and on one core.
-_TABLEFORGE = {"MESSAGE_RATE": "0", "SHARDS": "1"}
-_IN_CLUSTER = {**_TABLEFORGE, "WS_HOST": "127.0.0.1", "AUTH_REQUIRED": "false", "REDIS_HOST": "127.0.0.1"}
+ON_ONE_CORE = {"MESSAGE_RATE": "0", "SHARDS": "1"}
+_IN_CLUSTER = {**ON_ONE_CORE, "WS_HOST": "127.0.0.1", "AUTH_REQUIRED": "false", "REDIS_HOST": "127.0.0.1"}
 
 
-def _of_tableforge(name, label, command, environment, **more):
+def of_tableforge(name, label, command, environment, **more):
+    """TableForge with these settings."""
     start = _tableforge(command)
     return Peer(name, label, start, "tableforge", "/ws", "WS_PORT", environment, **more)
 
 
-TABLEFORGE = _of_tableforge("tableforge", "TableForge", "dev", _TABLEFORGE)
+TABLEFORGE = of_tableforge("tableforge", "TableForge", "dev", ON_ONE_CORE)
 
 # One instance.
 SINGLE = [
@@ -76,21 +79,27 @@ SINGLE = [
     Peer("socketio", "Socket.IO", _node("socketio.js"), "socketio", "/socket.io/"),
 ]
 
+# TableForge with clients that do not offer compression, and with those that do.
+DEFLATE = [
+    TABLEFORGE,
+    of_tableforge("tableforge-deflate", "TableForge, compressed", "dev", ON_ONE_CORE, options=("--deflate",)),
+]
+
 # TableForge with one shard and with two, the second on the generator's core.
 SHARDS = [
     TABLEFORGE,
-    _of_tableforge(
+    of_tableforge(
         "tableforge-2-shards",
         "TableForge, 2 shards",
         "dev",
-        {**_TABLEFORGE, "SHARDS": "2"},
+        {**ON_ONE_CORE, "SHARDS": "2"},
         more_cores=frozenset({1}),
     ),
 ]
 
 # Two instances on one Redis.
 CLUSTER = [
-    _of_tableforge("tableforge-cluster", "TableForge", "serve", _IN_CLUSTER),
+    of_tableforge("tableforge-cluster", "TableForge", "serve", _IN_CLUSTER),
     Peer("ws-ioredis", "ws with ioredis", _node("ws.js")),
     Peer(
         "socketio-redis",
@@ -110,4 +119,4 @@ CLUSTER = [
     ),
 ]
 
-NAMES = list(dict.fromkeys(peer.name for peer in SINGLE + SHARDS + CLUSTER))
+NAMES = list(dict.fromkeys(peer.name for peer in SINGLE + DEFLATE + SHARDS + CLUSTER))

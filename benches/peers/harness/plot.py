@@ -13,6 +13,7 @@ PANELS = [
     ("idle", "bytes_per_connection", "Resident memory per idle connection (bytes)", 0, False),
     ("idle", "connections_per_second", "Connections accepted and joined per second", 0, True),
     ("huge-room", "p99_ms", "p99 of small rooms beside a room of 10,000 (ms)", 1, False),
+    ("deflate", "cpu_us_per_delivery", "CPU per delivery of 1 KiB, plain and compressed (µs)", 2, False),
     ("shards", "cpu_us_per_delivery", "CPU per delivery, 1 and 2 shards (µs)", 2, False),
     ("two-instances-3k", "redis_cpu_us_per_message", "Redis CPU per message, 3,000 messages/s (µs)", 1, False),
     ("two-instances-20k", "redis_cpu_us_per_message", "Redis CPU per message, 20,000 messages/s (µs)", 1, False),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from .generator import RunFailed
-from .peers import CLUSTER, SHARDS, SINGLE
+from .peers import CLUSTER, DEFLATE, SHARDS, SINGLE
 
 # Members of a room and connections of the fan-out scenarios.
 ROOM, CONNECTIONS = 50, 500
@@ -31,6 +31,11 @@ class Scenario:
 def _fan_out(deliveries, read_every_ms):
     rate = deliveries / (ROOM - 1)
     return lambda bench, peer: bench.fan_out(peer, CONNECTIONS, ROOM, rate, read_every_ms)
+
+
+def _deflate(deliveries, payload):
+    rate = deliveries / (ROOM - 1)
+    return lambda bench, peer: bench.fan_out(peer, CONNECTIONS, ROOM, rate, 5, payload)
 
 
 def _game_night(messages):
@@ -91,6 +96,7 @@ SCENARIOS = [
     Scenario("game-night-10k", "game night, 10,000 messages/s", SINGLE, _game_night(10_000)),
     Scenario("idle", "15,000 idle connections", SINGLE, lambda bench, peer: bench.idle(peer, 15_000, ROOM)),
     Scenario("huge-room", "500 in small rooms beside a room of 10,000", SINGLE, _huge_room),
+    Scenario("deflate", "fan-out of 1 KiB, 100,000 deliveries/s, plain and compressed", DEFLATE, _deflate(100_000, 1_024)),
     Scenario("shards", "fan-out, 400,000 deliveries/s, 1 and 2 shards", SHARDS, _fan_out(400_000, 5)),
     Scenario("two-instances-3k", "two instances, 3,000 messages/s", CLUSTER, _two_instances(3_000)),
     Scenario("two-instances-20k", "two instances, 20,000 messages/s", CLUSTER, _two_instances(20_000)),

@@ -100,6 +100,7 @@ def targets(figures):
     fan_out = to_uwebsockets("fan-out-400k", cpu)
     sparse, p50 = to_uwebsockets("fan-out-50k", cpu), to_uwebsockets("fan-out-50k", "p50_ms")
     accepts = to_uwebsockets("idle", "connections_per_second", True)
+    deflate = compare.ratio("deflate", cpu, ["tableforge"], "tableforge-deflate")
     shards = compare.ratio("shards", cpu, ["tableforge"], "tableforge-2-shards")
     link = compare.of("two-instances-20k", cluster)
     in_json = None
@@ -116,6 +117,7 @@ def targets(figures):
         game_night("game-night-10k", "10,000"),
         own("idle", "resident memory per idle connection", "≤ 1,024 bytes", "bytes_per_connection", 1_024),
         Target("idle", "connections accepted and joined per second", "≥ 1 of uWebSockets", accepts, 1, True),
+        Target("deflate", "compressed to plain: CPU per delivery", "≤ 1.3", deflate, 1.3, peer="tableforge-deflate"),
         Target("shards", "2 shards to 1: CPU per delivery", "≤ 1.15", shards, 1.15, peer="tableforge-2-shards"),
         on_redis("two-instances-3k", at_3k, "≤ 0.2 of Socket.IO", 0.2),
         on_redis("two-instances-20k", at_20k, "≤ 0.05 of Socket.IO", 0.05),

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::Worker;
 use crate::connection::State;
 use crate::dialect::Position;
+use crate::dialect::with_query;
 use crate::handshake::Handshake;
 use crate::plan::Plan;
 use crate::schedule::Schedule;
@@ -87,9 +88,12 @@ impl Worker {
         let source = self.plan.sources.of(number / self.plan.targets.len());
         let connection = &mut self.connections[index];
         let room = self.plan.join.then(|| self.plan.rooms[connection.room as usize].as_str());
-        let path = self.dialect.request_target(&target.path, room);
+        let path = match (self.plan.join_by_url, room) {
+            (true, Some(room)) => with_query(&target.path, &format!("join={room}")),
+            _ => self.dialect.request_target(&target.path, room),
+        };
         let token = self.plan.credentials.token(number);
-        let (handshake, request) = Handshake::start(target, &path, token.as_deref());
+        let (handshake, request) = Handshake::start(target, &path, token.as_deref(), self.plan.deflate);
         connection.state = State::Connecting(handshake, request);
         connection.connect(target.address, source)?;
         let socket = connection.socket().expect("connect made a socket");

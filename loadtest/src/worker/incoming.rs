@@ -45,7 +45,10 @@ impl Worker {
         if let State::Upgrading(handshake) = &self.connections[index].state {
             match handshake.check(bytes) {
                 Answer::Incomplete => return 0,
-                Answer::Accepted(length) => used = length,
+                Answer::Accepted { length, deflate } => {
+                    used = length;
+                    self.connections[index].deflate = deflate;
+                }
                 Answer::Refused { reason, retry_after } => {
                     self.end_for(index, &reason, retry_after);
                     return 0;
@@ -87,6 +90,7 @@ impl Worker {
                 self.control.progress(self.number).pongs.fetch_add(1, Ordering::AcqRel);
             }
             frame::CLOSE => self.handle_close(index, frame.payload),
+            _ if frame.is_compressed => self.handle_compressed(index, frame),
             _ if frame.is_final && self.connections[index].fragments.is_empty() => {
                 self.handle_message(index, frame.payload);
             }
@@ -100,6 +104,17 @@ impl Worker {
                     self.end(index, "protocol: endless message");
                 }
             }
+        }
+    }
+
+    /// Compressed messages are whole frames: servers fragment what they stream, and nothing is streamed here.
+    fn handle_compressed(&mut self, index: usize, frame: Frame<'_>) {
+        if !(self.connections[index].deflate && frame.is_final) {
+            return self.end(index, "protocol: a compressed frame that was not agreed on, or is a fragment");
+        }
+        match self.deflate.expand(frame.payload) {
+            Some(text) => self.handle_message(index, &text),
+            None => self.end(index, "protocol: compressed data that cannot be expanded"),
         }
     }
 
@@ -147,6 +162,9 @@ impl Worker {
         }
         let connection = &mut self.connections[index];
         connection.state = State::Joining;
+        if self.plan.join_by_url {
+            return;
+        }
         let room = connection.room as usize;
         let mut text = Vec::new();
         let since = self.connecting.seen.get(&index);

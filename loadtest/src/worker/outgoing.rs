@@ -84,7 +84,15 @@ impl Worker {
         let (plan, name) = (&self.plan, &self.plan.rooms[room]);
         let payload = plan.payloads.of(&stamp);
         self.dialect.write_message(name, &stamp, payload, plan.acknowledged, &mut text);
-        self.queue_frame(index, frame::TEXT, &text);
+        if self.connections[index].deflate
+            && let Some(payload) = self.deflate.compress(&text)
+        {
+            let mask = self.random.u32(..).to_ne_bytes();
+            self.connections[index].queue_compressed(payload, mask);
+            self.mark_dirty(index);
+        } else {
+            self.queue_frame(index, frame::TEXT, &text);
+        }
         self.text = text;
         self.tally.sent += 1;
         self.interval.sent += 1;
@@ -103,9 +111,12 @@ impl Worker {
     /// Queues a frame; it goes out with the next flush.
     pub(super) fn queue_frame(&mut self, index: usize, opcode: OpCode, payload: &[u8]) {
         let mask = self.random.u32(..).to_ne_bytes();
-        let connection = &mut self.connections[index];
-        connection.queue_frame(opcode, payload, mask);
-        if !std::mem::replace(&mut connection.dirty, true) {
+        self.connections[index].queue_frame(opcode, payload, mask);
+        self.mark_dirty(index);
+    }
+
+    fn mark_dirty(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.connections[index].dirty, true) {
             self.dirty.push(index as u32);
         }
     }

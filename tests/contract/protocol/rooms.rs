@@ -17,7 +17,24 @@ with_one_shard_and_four!(
     joining_again_may_turn_echo_on,
     requests_sent_at_once_are_carried_out_in_order,
     room_names_may_use_every_allowed_character,
+    a_room_named_in_the_address_is_joined_at_once,
 );
+
+fn a_room_named_in_the_address_is_joined_at_once(shards: usize) {
+    let server = Server::with_shards(shards);
+    let mut member = Client::connect(&server);
+    member.join("r:1");
+    let open = |path| Client::open(server.port, path, &[]).expect("the server upgrades");
+    let mut client = open("/ws?join=r%3A1");
+    let joined = client.expect("room_joined");
+    assert_eq!((&joined["roomId"], &joined["memberCount"]), (&json!("r:1"), &json!(2)));
+    member.say("r:1", 7);
+    client.expect_said("r:1", 7);
+    client.say("r:1", 8);
+    member.expect_said("r:1", 8);
+    let refusal = open("/ws?join=%22no%20room%22").expect("error");
+    assert_eq!(refusal["code"], "invalid_room");
+}
 
 fn all_members_but_the_sender_hear_a_message(shards: usize) {
     let server = Server::with_shards(shards);

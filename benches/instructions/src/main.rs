@@ -3,6 +3,7 @@
 //! Each operation runs in a process of its own under valgrind's callgrind, which counts only within
 //! [`counted_run`]. `.ci/instructions` runs this program; `benches/README.md` describes it.
 
+#[path = "../../operations/mod.rs"]
 mod operations;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ const COUNTED_RUNS: u64 = 32;
 /// function into another unit of compilation, which changes a few instructions.
 const TOLERANCE: f64 = 0.03;
 
-const BUDGET_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.toml");
+const BUDGET_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../instructions.toml");
 
 const BUDGET_HEAD: &str = "\
 # Instructions per operation on the path of a message, counted under valgrind: see README.md here.
@@ -47,7 +48,7 @@ struct Budget {
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments[..] {
         ["--run", name] => run_for_counting(name),
