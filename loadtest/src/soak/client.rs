@@ -241,8 +241,9 @@ impl Client {
             return;
         }
         let inside = &self.inside;
-        let due = self.unknown.extract_if(.., |(room, _), at| *at <= now && inside.contains(room));
-        for (room, number) in due.map(|(key, _)| key).collect::<Vec<_>>() {
+        let due = self.unknown.iter().filter(|((room, _), at)| **at <= now && inside.contains(room));
+        for (room, number) in due.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.unknown.remove(&(room, number));
             tally.sent_again += 1;
             self.send(room, number, now, notes);
         }
