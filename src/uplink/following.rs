@@ -30,17 +30,12 @@ struct Followed {
 /// What members have been told of who is in a room.
 #[derive(Default)]
 struct FollowedPresence {
-    /// The number of the last join or leave that they heard of.
+    /// The number of the last join or leave that they heard of; 0 if the room was known to have none.
     last: Option<u64>,
     /// Whether they have missed some, or were told what only this instance knew.
     stale: bool,
     /// Whether they were told to resync since, for another reason.
     resynced: bool,
-}
-
-/// The number of a room's last join or leave; nothing for 0, after which a numbering begins that nobody knows.
-fn change_of(number: u64) -> Option<u64> {
-    (number > 0).then_some(number)
 }
 
 /// The followers of this instance.
@@ -167,8 +162,9 @@ impl Following {
     /// Members have heard of the join or leave of this number. False when they have missed one before it.
     pub fn changed(&mut self, room: &str, number: u64) -> bool {
         let Some(followed) = self.followed.get_mut(room) else { return true };
-        let last = std::mem::replace(&mut followed.presence.last, change_of(number));
-        last.is_none_or(|last| number <= last + 1)
+        let last = followed.presence.last.replace(number).unwrap_or(0);
+        // Behind 0 a numbering begins, wherever that is.
+        last == 0 || number <= last + 1
     }
 
     /// The room was registered again when its last join or leave was the one of the number `before`; by that,
@@ -179,7 +175,7 @@ impl Following {
         // Whether the own announcements come in front of the answer depends on the version of Redis.
         let told = presence.last.is_some_and(|last| (before..=after).contains(&last));
         presence.stale |= presence.last.is_some() && !told;
-        presence.last = presence.last.filter(|_| told).or(change_of(before));
+        presence.last = presence.last.filter(|_| told).or(Some(before));
     }
 
     /// Whether members hold someone as present who has gone, or know nothing of someone who has come; asked once.
