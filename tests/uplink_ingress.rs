@@ -170,7 +170,7 @@ fn restore_after(silence: Duration) -> Vec<String> {
     let said = said(&mut ingress);
     let words: Vec<String> = said.split("\r\n").filter(|w| !w.starts_with('$')).map(String::from).collect();
     let at = words.iter().position(|word| word == "restore").expect("the room is restored");
-    words[at..].iter().filter(|word| !word.starts_with('{')).skip(3).cloned().collect()
+    words[at..].iter().filter(|word| !word.starts_with('{')).skip(4).cloned().collect()
 }
 
 #[test]

@@ -367,12 +367,11 @@ impl Shard {
         let room = if let Target::Room(room) = target { Some(room.as_str()) } else { None };
         let span = self.follow_call(room);
         if let Some(uplink) = &mut self.uplink {
-            let event = frame::payload(&frame);
             let taken = match target {
-                Target::Room(room) if uplink.state == LinkState::Down => uplink.note_published_alone(room),
+                Target::Room(room) => uplink.publish(room, &frame, span),
                 _ if uplink.state == LinkState::Down => true,
                 _ => {
-                    let publication = publication(span, target.clone(), event);
+                    let publication = publication(span, target.clone(), frame::payload(&frame));
                     uplink.publications.try_send(publication).is_ok()
                 }
             };

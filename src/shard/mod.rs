@@ -27,13 +27,14 @@ mod sweep;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use crossbeam_channel::Sender;
 use hashbrown::HashSet;
 
 use self::api::Api;
 use self::correlation::Correlations;
 use self::drain::Drain;
-use self::envelope::{ControlMessage, LinkState, Publication, Reloaded, UplinkCommand};
+use self::envelope::{ControlMessage, LinkState, Publication, Reloaded, Target, UplinkCommand};
 use self::expiry::Expiries;
 use self::mesh::Mesh;
 use self::outlet::Outlet;
@@ -42,6 +43,7 @@ use self::session::{Phase, Session};
 use self::sweep::Asked;
 use crate::authorization::Question;
 use crate::codec::deflate::{Deflater, Inflater};
+use crate::codec::frame;
 use crate::command::authorize::TokenVerifier;
 use crate::command::decode::Scratch;
 use crate::config::Settings;
@@ -57,6 +59,7 @@ use crate::room::presence::Homes;
 use crate::room::traffic::Traffic;
 use crate::room::users::{ShardUsers, UserHomes};
 use crate::send::outbox::Outboxes;
+use crate::trace::OpenSpan;
 
 /// The time at which something happens.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +112,16 @@ impl UplinkPort {
             return true;
         }
         self.published_alone.len() < limits::ROOMS_ALONE && self.published_alone.insert(room.clone())
+    }
+
+    /// Hands a room's message to the publisher or, while the link is down, remembers that others miss it. False when
+    /// neither is possible now: then it must not be delivered here either.
+    fn publish(&mut self, room: &RoomId, frame: &Bytes, span: Option<Box<OpenSpan>>) -> bool {
+        if self.state == LinkState::Down {
+            return self.note_published_alone(room);
+        }
+        let publication = correlation::publication(span, Target::Room(room.clone()), frame::payload(frame));
+        self.publications.try_send(publication).is_ok()
     }
 }
 

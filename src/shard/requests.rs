@@ -416,16 +416,10 @@ impl Shard {
             let room = slice.room.clone();
             return self.store(id, room, &frame, message_id, span, now);
         }
-        if let Some(uplink) = &mut self.uplink {
-            if uplink.state == LinkState::Down {
-                if !uplink.note_published_alone(&slice.room) {
-                    return Err(BUSY);
-                }
-            } else {
-                let (target, event) = (Target::Room(slice.room.clone()), frame::payload(&frame));
-                let publication = publication(span.take(), target, event);
-                uplink.publications.try_send(publication).map_err(|_| BUSY)?;
-            }
+        if let Some(uplink) = &mut self.uplink
+            && !uplink.publish(&slice.room, &frame, span.take())
+        {
+            return Err(BUSY);
         }
         let outboxes = &mut self.outboxes;
         let mut forms = Forms::new(&frame, &mut self.deflater);

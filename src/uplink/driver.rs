@@ -1,6 +1,5 @@
 //! The uplink's two threads: clocks, sockets and queues around the logic.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -19,10 +18,11 @@ use super::lane;
 use super::link::{Event, Handshake, Link, LinkError, words};
 use super::pair::Pair;
 use super::presence::Caller;
-use super::publisher::{BATCHES_PER_PEER, Batching, Publisher, Sent};
+use super::publisher::{Batching, Publisher, Sent};
 use super::registry::{self, Load};
 use super::socket::{Connector, Socket};
 use super::store_queue::StoreQueue;
+use super::thread::spawn;
 use super::{UplinkError, preflight, socket};
 use crate::config::RedisSettings;
 use crate::identity::InstanceId;
@@ -131,12 +131,7 @@ pub fn start(
     let gate = lane::closed();
     let shared = (Arc::clone(&gate), Arc::clone(&cells));
     let ingress = Ingress::new(settings, (instance, origin), ingress_link, delivery, reached, shared, now);
-    let batching = Batching {
-        size: settings.batch_bytes,
-        compress_from: settings.batch_compress_bytes,
-        batches_per_peer: BATCHES_PER_PEER,
-    };
-    let channels = Channels::new(&settings.prefix);
+    let (channels, batching) = (Channels::new(&settings.prefix), Batching::of(settings));
     let publisher = Publisher::new(channels, (instance, origin), batching, stores, gate, Arc::clone(&cells))?;
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -195,30 +190,6 @@ fn link<T>(
         name: format!("tableforge-{instance}-{role}"),
     };
     Ok(Link::new(handshake, settings.timeout, random()?, now))
-}
-
-fn spawn(
-    name: &str,
-    cpu: Option<usize>,
-    run: impl FnOnce() + Send + 'static,
-) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        let thread = std::thread::current();
-        if let Some(cpu) = cpu.filter(|cpu| *cpu < rustix::thread::CpuSet::MAX_CPU) {
-            let mut set = rustix::thread::CpuSet::new();
-            set.set(cpu);
-            if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
-                tracing::warn!(cpu, %error, "the uplink's thread cannot be pinned");
-            }
-        }
-        if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            // The panic itself has been printed. Going on would mean members cut off from the others of
-            // their room without being told; an instance that ends is noticed, replaced and cleared away.
-            let name = thread.name().unwrap_or_default();
-            eprintln!("tableforge: the uplink's thread {name} has panicked: ending the process");
-            std::process::abort();
-        }
-    })
 }
 
 impl UplinkHandle {

@@ -167,6 +167,14 @@ impl Following {
         last == 0 || number <= last + 1
     }
 
+    /// Someone has joined when the room's last join or leave was the one of this number. Where others are already in the
+    /// room, what they have heard stands: the joiner's own announcement may come behind the answer, or be lost.
+    pub fn joined_at(&mut self, room: &str, number: u64) {
+        if let Some(followed) = self.followed.get_mut(room) {
+            followed.presence.last.get_or_insert(number);
+        }
+    }
+
     /// The room was registered again when its last join or leave was the one of the number `before`; by that,
     /// members of this instance may have come and gone up to the number `after`.
     pub fn restored(&mut self, room: &str, (before, after): (u64, u64)) {

@@ -489,7 +489,7 @@ impl Ingress {
             Call::Join { join, route, .. } => {
                 let (member_count, members) = presence::decode_members(&answer).ok_or(unreadable)?;
                 if let Some(number) = presence::decode_change(&answer) {
-                    self.delivery.change(join.room.as_str(), number);
+                    self.delivery.following().joined_at(join.room.as_str(), number);
                 }
                 let Join { room, asker, want_members, since, .. } = *join;
                 let members = want_members.then_some(members);

@@ -29,6 +29,7 @@ pub mod script_queue;
 pub mod sessions;
 pub mod socket;
 pub mod store_queue;
+mod thread;
 pub mod wire;
 
 /// Why an instance cannot start with the Redis that it was given.

@@ -17,6 +17,7 @@ use super::lane::{Gate, Grant};
 use super::link::{Link, LinkError};
 use super::packing::{Packer, Readers};
 use super::store_queue::{StoreCall, StoreQueue};
+use crate::config::RedisSettings;
 use crate::hashing::Hashing;
 use crate::identity::{InstanceId, RoomId};
 use crate::metrics::UplinkCells;
@@ -125,6 +126,14 @@ pub struct Batching {
     pub compress_from: usize,
     /// Batches of one flush for each other instance, above which they share a batch over the lane.
     pub batches_per_peer: usize,
+}
+
+impl Batching {
+    /// As the settings have it.
+    pub fn of(settings: &RedisSettings) -> Self {
+        let (size, compress_from) = (settings.batch_bytes, settings.batch_compress_bytes);
+        Self { size, compress_from, batches_per_peer: BATCHES_PER_PEER }
+    }
 }
 
 /// A push costs Redis about as much as a command: more batches than peers, and the lane is cheaper.

@@ -30,8 +30,11 @@ impl Arena {
     #[track_caller]
     pub fn start(settings: &[(&str, &str)]) -> Self {
         let server = Server::start(settings);
-        let pair = [Client::connect(&server), Client::connect(&server)];
-        Self::around(server, pair)
+        let left = Client::connect(&server);
+        // On one shard: between two of them a flood of others may take the way, and the pair is told so.
+        let mut others = std::iter::repeat_with(|| Client::connect(&server));
+        let right = others.find(|other| shard_of(other) == shard_of(&left)).expect("there is no end of them");
+        Self::around(server, [left, right])
     }
 
     /// Takes a server and two clients that exist.
@@ -97,6 +100,11 @@ impl Arena {
     fn proc(&self, file: &str) -> String {
         format!("/proc/{}/{file}", self.server.process.id())
     }
+}
+
+/// The two digits of a client's shard.
+fn shard_of(client: &Client) -> &str {
+    &client.socket_id[8..10]
 }
 
 /// A connection that has sent nothing, and a second handle on it.

@@ -120,7 +120,7 @@ impl Dialect for TableForge {
         }
         // What members hear while others join, each of them about each: parsed, it would slow down the generator.
         if text.starts_with(br#"{"type":"user_joined_room","#) {
-            return Incoming::Ignored;
+            return Incoming::Presence;
         }
         let Ok(message) = serde_json::from_slice::<Control>(text) else { return Incoming::Malformed };
         match message.r#type {

@@ -98,7 +98,7 @@ impl Delivery {
 
     /// Members of a room with history have heard of the join or leave of this number: if they have missed one before,
     /// they are told. Members of other rooms are told after every loss of the link.
-    pub fn change(&mut self, name: &str, number: u64) {
+    pub(super) fn change(&mut self, name: &str, number: u64) {
         if !self.following.changed(name, number) {
             self.tell_presence(name);
         }
