@@ -13,6 +13,7 @@ mod arena;
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -180,6 +181,8 @@ fn shards_that_flood_each_other_do_not_wait_for_each_other() {
         .collect();
     let message = text(&json!({"type": "room_message", "roomId": "flood", "data": "x".repeat(50)}));
     let burst = message.repeat(100);
+    // What a shard refuses because it has fallen behind is delivered to nobody.
+    let refused = AtomicUsize::new(0);
     let heard: Vec<(usize, bool)> = thread::scope(|scope| {
         let writers: Vec<_> = members
             .iter()
@@ -193,14 +196,26 @@ fn shards_that_flood_each_other_do_not_wait_for_each_other() {
             .collect();
         let readers: Vec<_> = members
             .iter_mut()
-            .map(|(socket, _)| {
+            .map(|(socket, stream)| {
+                let refused = &refused;
                 scope.spawn(move || {
-                    let (mut messages, mut resync, mut own_done) = (0, false, false);
-                    while !own_done || (messages < (MEMBERS - 1) * MESSAGES && !resync) {
-                        match socket.event()["type"].as_str() {
+                    let (mut messages, mut own, mut resync, mut own_done) = (0, 0, false, false);
+                    let expected = (MEMBERS - 1) * MESSAGES;
+                    while !own_done || (messages + refused.load(SeqCst) - own < expected && !resync) {
+                        let event = socket.event();
+                        match event["type"].as_str() {
                             Some("room_message") => messages += 1,
                             Some("room_resync") => resync = true,
-                            Some("pong") => own_done = true,
+                            Some("pong") => {
+                                // Something comes for as long as others have not heard all their refusals.
+                                own_done = true;
+                                stream.write_all(&text(&json!({"type": "ping"}))).expect("the server reads");
+                            }
+                            Some("error") => {
+                                assert_eq!(event["code"], "unavailable", "{event}");
+                                own += 1;
+                                refused.fetch_add(1, SeqCst);
+                            }
                             _ => {}
                         }
                     }
