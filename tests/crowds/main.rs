@@ -161,6 +161,15 @@ fn a_room_of_eighteen_thousand_works() {
     arena.assert_restored();
 }
 
+/// A connection in the room, and a second handle on it.
+fn member_of(port: u16, room: &str) -> (RawSocket, TcpStream) {
+    let (mut socket, stream) = connect(port);
+    crate::arena::upgrade(&mut socket);
+    socket.send(&text(&json!({"type": "join_room", "roomId": room})));
+    socket.expect("room_joined");
+    (socket, stream)
+}
+
 #[test]
 fn shards_that_flood_each_other_do_not_wait_for_each_other() {
     let _alone = alone();
@@ -170,15 +179,7 @@ fn shards_that_flood_each_other_do_not_wait_for_each_other() {
     let mut arena = Arena::start(&settings);
     const MEMBERS: usize = 24;
     const MESSAGES: usize = 4_000;
-    let mut members: Vec<_> = (0..MEMBERS)
-        .map(|_| {
-            let (mut socket, stream) = connect(arena.port());
-            crate::arena::upgrade(&mut socket);
-            socket.send(&text(&json!({"type": "join_room", "roomId": "flood"})));
-            socket.expect("room_joined");
-            (socket, stream)
-        })
-        .collect();
+    let mut members: Vec<_> = (0..MEMBERS).map(|_| member_of(arena.port(), "flood")).collect();
     let message = text(&json!({"type": "room_message", "roomId": "flood", "data": "x".repeat(50)}));
     let burst = message.repeat(100);
     // What a shard refuses because it has fallen behind is delivered to nobody.
