@@ -396,7 +396,7 @@ fn usable_cpus() -> Vec<usize> {
 
 fn announce(instance: &Instance, address: SocketAddr) {
     let (ws, http) = if instance.settings.tls.is_some() { ("wss", "https") } else { ("ws", "http") };
-    tracing::info!(%address, shards = instance.settings.shards, instance = %instance.id, "serving");
+    tracing::info!(%address, shards = instance.settings.shards, "serving");
     if instance.settings.console {
         println!(
             "TableForge is running. Open {http}://{address}/ in two tabs, or connect to {ws}://{address}/ws"

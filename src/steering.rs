@@ -150,11 +150,11 @@ impl DrainPlan {
             let closes = Duration::from_secs_f64(clients / CLOSES_PER_SECOND).min(timeout / 2);
             return Self { returns, closes, grace: Duration::ZERO };
         }
-        let room: u64 = others.iter().map(InstanceLoad::room).sum();
+        let room = others.iter().map(InstanceLoad::room).fold(0_u64, u64::saturating_add);
         let pressure = if room == 0 { 1.0 } else { (clients / room as f64).min(1.0) };
         // Whoever has more than its part of the clients takes longer: in a rolling restart the later instances have,
         // and so all of them send away as many per second.
-        let all: u64 = connections + others.iter().map(|load| load.connections).sum::<u64>();
+        let all = others.iter().map(|load| load.connections).fold(connections, u64::saturating_add);
         let parts = clients * (others.len() + 1) as f64 / all.max(1) as f64;
         let share = LEAST_SHARE * parts.max(1.0) + (LARGEST_SHARE - LEAST_SHARE) * pressure;
         let spare = |load: &InstanceLoad| load.shards.max(1) as f64 * (1.0 - load.busy).clamp(0.05, 1.0);

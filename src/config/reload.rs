@@ -7,7 +7,7 @@ use super::{Checked, Mode, Settings};
 
 /// Settings that a running server takes over when it reads its settings again. All others are built into threads,
 /// sockets and memory at the start, or have to be the same on all instances.
-pub const LIVE: [&str; 47] = [
+pub const LIVE: [&str; 46] = [
     "WS_MAX_CONNECTIONS",
     "FLUSH_BUDGET_MS",
     "COMPRESSION",
@@ -46,7 +46,6 @@ pub const LIVE: [&str; 47] = [
     "ADDRESS_MESSAGE_RATE",
     "ROOM_MESSAGE_RATE",
     "GLOBAL_MESSAGE_RATE",
-    "MAX_CONNECTIONS_PER_USER",
     "MAX_CONNECTIONS_PER_ADDRESS",
     "MAX_HANDSHAKES",
     "ACCEPT_RATE",

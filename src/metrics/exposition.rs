@@ -126,7 +126,7 @@ pub fn exposition(instance: &Instance, uptime_ms: u64) -> String {
     text.one(
         "websocket_connections_limit",
         "Connections that the instance takes (WS_MAX_CONNECTIONS).",
-        instance.settings.ws_max_connections.into(),
+        instance.live().ws_max_connections.into(),
     );
     text.one("websocket_rooms", "Rooms with members on this instance now.", instance.rooms());
     for (name, help, cell) in TRAFFIC {

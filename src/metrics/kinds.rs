@@ -166,9 +166,9 @@ impl Recoveries {
 }
 
 /// Status codes that the server answers with; every other one is counted with the last.
-const STATUSES: [&str; 19] = [
-    "200", "202", "400", "401", "403", "404", "405", "408", "411", "413", "415", "421", "426", "429", "431",
-    "500", "503", "505", "other",
+const STATUSES: [&str; 20] = [
+    "200", "202", "307", "400", "401", "403", "404", "405", "408", "411", "413", "415", "421", "426", "429",
+    "431", "500", "503", "505", "other",
 ];
 
 /// Answers to requests that did not become a WebSocket, by status code.

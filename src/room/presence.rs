@@ -111,9 +111,15 @@ impl Home {
         self.told_alone = true;
     }
 
-    /// Whether that has happened since the last call.
-    pub fn take_told_alone(&mut self) -> bool {
-        std::mem::take(&mut self.told_alone)
+    /// Whether that has happened since the other instances were last told of the room.
+    pub fn is_told_alone(&self) -> bool {
+        self.told_alone
+    }
+
+    /// The other instances know of all users of the room, and these of all others.
+    pub fn settle(&mut self) {
+        self.told_alone = false;
+        self.set_all_registered();
     }
 
     /// Notes whether the other instances know of the user, or are about to.

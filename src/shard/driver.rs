@@ -235,6 +235,7 @@ impl Driver {
         if now.since_start_ms >= self.next_tick_ms {
             self.next_tick_ms = now.since_start_ms + TICK_MS;
             self.note_waiting();
+            self.pacer.adopt(self.instance.live().flush_budget);
             self.shard.handle_tick(now);
         }
         if !self.accepting

@@ -132,7 +132,7 @@ impl Shard {
             Ok(Outcome::Done | Outcome::Later) => {}
             Ok(Outcome::Park(room)) => self.park(slot, &room, message_id, text),
             Err(Refused(code, message, retry)) => {
-                if code == ErrorCode::Unavailable {
+                if message == BUSY.1 && !self.sheds {
                     self.cells.reached(Limit::Queue);
                 }
                 self.error(slot, code, message, message_id, retry);

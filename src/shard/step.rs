@@ -202,7 +202,7 @@ impl Shard {
             }
             LinkState::Restoring => self.restore(),
             LinkState::Up => {
-                self.homes.iter_mut().for_each(|(_, home)| home.set_all_registered());
+                self.homes.iter_mut().for_each(|(_, home)| home.settle());
                 self.deliver_to_everyone(&event::cluster_status(ClusterStatus::Ok));
             }
             LinkState::Down => {}
@@ -220,7 +220,7 @@ impl Shard {
                 route: home.route.clone(),
                 members,
                 newcomers,
-                told: home.take_told_alone(),
+                told: home.is_told_alone(),
             });
         }
         uplink.commands.send(UplinkCommand::RestoreUsers { users });

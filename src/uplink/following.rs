@@ -164,7 +164,7 @@ impl Following {
         let Some(followed) = self.followed.get_mut(room) else { return true };
         let last = followed.presence.last.replace(number).unwrap_or(0);
         // Behind 0 a numbering begins, wherever that is.
-        last == 0 || number <= last + 1
+        last == 0 || number <= last.saturating_add(1)
     }
 
     /// Someone has joined when the room's last join or leave was the one of this number. Where others are already in the

@@ -314,8 +314,15 @@ impl Ingress {
     /// and say everything again when it is back.
     pub fn command(&mut self, command: UplinkCommand, now: Instant) {
         if !matches!(self.stage, Stage::Restoring { .. } | Stage::Sweeping | Stage::Up) {
-            if let UplinkCommand::ReadHistory(request) = command {
-                self.delivery.page(*request, None);
+            match command {
+                UplinkCommand::ReadHistory(request) => self.delivery.page(*request, None),
+                // Whoever waits for it may have asked before its shard heard of the loss.
+                UplinkCommand::Attach { connection, .. } => {
+                    self.delivery.control(connection.shard, Envelope::Attached { connection });
+                }
+                // The shard has forgotten them.
+                UplinkCommand::PublishedAlone { rooms } => self.note_published_alone(rooms),
+                _ => {}
             }
             return;
         }
@@ -351,10 +358,7 @@ impl Ingress {
                 self.restore(room, members, newcomers, now);
             }
             UplinkCommand::RestoreUsers { users } => self.restore_users(users, now),
-            UplinkCommand::PublishedAlone { rooms } => {
-                let free = PUBLISHED_ALONE.saturating_sub(self.published_alone.len());
-                self.published_alone.extend(rooms.into_iter().take(free));
-            }
+            UplinkCommand::PublishedAlone { rooms } => self.note_published_alone(rooms),
             UplinkCommand::Restored { shard } => self.shard_restored(shard.0, now),
         }
     }

@@ -59,7 +59,7 @@ impl Packer {
                 (&mut self.with_dictionary, COMPRESSED | WITH_DICTIONARY)
             }
         };
-        if records.len() >= self.compress_from
+        if (self.compress_from..=RECORDS_BYTES).contains(&records.len())
             && let Ok(packed) = compressor.compress(records)
             && packed.len() + size_of::<u32>() < records.len()
         {

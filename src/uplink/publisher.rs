@@ -302,7 +302,8 @@ impl Publisher {
             self.send_over_lane(link, outgoing, grant, now);
             return true;
         }
-        let readers = if open { Readers::Peers } else { Readers::Anyone };
+        // Other programs may read these channels; they do not have the dictionary.
+        let readers = Readers::Anyone;
         for (target, sequence, records) in outgoing {
             self.publish(link, target, sequence, (&records, readers), now);
         }

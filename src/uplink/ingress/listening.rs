@@ -4,13 +4,19 @@ use std::time::Instant;
 
 use redis::cmd;
 
-use super::{Expect, Ingress};
-use crate::identity::InstanceId;
+use super::{Expect, Ingress, PUBLISHED_ALONE};
+use crate::identity::{InstanceId, RoomId};
 use crate::uplink::batch::{self, Header, Sequence};
 use crate::uplink::channel::Channel;
 use crate::uplink::registry::{self, Said};
 
 impl Ingress {
+    /// The others have missed messages of these rooms.
+    pub(super) fn note_published_alone(&mut self, rooms: Vec<RoomId>) {
+        let free = PUBLISHED_ALONE.saturating_sub(self.published_alone.len());
+        self.published_alone.extend(rooms.into_iter().take(free));
+    }
+
     /// This instance is registered together with `instances`: from here on it listens to their lanes, before anything
     /// that it asks of Redis later is carried out.
     pub(super) fn listen(&mut self, registered: (Instant, bool), instances: &[InstanceId], now: Instant) {
