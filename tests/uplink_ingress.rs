@@ -203,3 +203,32 @@ fn an_instance_that_stops_without_a_connection_has_left_at_once() {
     ingress.leave(now);
     assert!(ingress.has_left());
 }
+
+#[test]
+fn rooms_published_in_alone_are_told_although_the_link_was_lost_again_meanwhile() {
+    let now = Instant::now();
+    let (mut ingress, _shard) = ingress(now);
+    register(&mut ingress, now);
+    ingress.tick(BOTH_UP, now).unwrap();
+    ingress.lost(&LinkError::OtherConnection, now);
+    // The shard has sent it while the link was being restored, and the ingress takes it after the next loss.
+    ingress.command(UplinkCommand::PublishedAlone { rooms: vec![RoomId::parse("r").unwrap()] }, now);
+    register(&mut ingress, now);
+    ingress.tick(BOTH_UP, now).unwrap();
+    ingress.command(UplinkCommand::Restored { shard: ShardId(0) }, now);
+    let said = said(&mut ingress);
+    assert!(said.contains("PUBLISH") && said.contains("t:rooms:r"), "{said}");
+}
+
+#[test]
+fn a_connection_that_waits_for_the_uplink_is_answered_while_there_is_no_link() {
+    let now = Instant::now();
+    let (mut ingress, shard) = ingress(now);
+    let connection = ConnectionId { shard: ShardId(0), slot: 7, generation: 0 };
+    let user = UserId::parse("ann").unwrap();
+    ingress.command(UplinkCommand::Attach { user, connection, counted: None }, now);
+    ingress.flush();
+    assert!(
+        matches!(shard.try_recv(), Ok(Envelope::Attached { connection: answered }) if answered == connection)
+    );
+}
