@@ -63,10 +63,12 @@ fn an_instance_that_was_cut_off_for_longer_than_the_threshold_is_current_again()
     );
     assert_eq!(insist(&mut bob, "h", "back"), 7);
     assert_eq!(hear(&mut ann, 1), [(7, json!("back"))], "and nothing that was refused");
-    for client in [&mut ann, &mut bob] {
-        // Whoever was taken out of the room and came back is told that others may have come or gone.
+    // Who was taken out of the room and came back is told, once, that others may have come or gone; nobody else is.
+    for (client, told) in [(&mut ann, 0), (&mut bob, 1)] {
         let mut unasked = client.drain();
+        let before = unasked.len();
         unasked.retain(|event| !(event["type"] == "room_resync" && event["reason"] == "presence"));
+        assert!(before - unasked.len() <= told, "{before} events, {unasked:#?}");
         let strange = ["user_joined_room", "user_left_room", "room_resync", "room_message"];
         assert!(
             !unasked.iter().any(|event| strange.contains(&event["type"].as_str().unwrap())),
