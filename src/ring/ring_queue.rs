@@ -89,6 +89,10 @@ pub struct Ring {
     closed: Vec<Key>,
     /// Operations whose last completion has not been reaped.
     in_flight: usize,
+    /// Whether the kernel can gather completions for a while (IORING_FEAT_MIN_TIMEOUT, Linux 6.12).
+    gathers: bool,
+    /// Whether the last wait did not enter the kernel, because completions were there.
+    stays_out: bool,
 }
 
 impl Ring {
@@ -104,6 +108,7 @@ impl Ring {
             .setup_clamp()
             .setup_cqsize(settings.completions)
             .build(settings.submissions)?;
+        let gathers = uring.params().is_feature_min_timeout();
         let (submitter, _, _) = uring.split();
         let buffers = ReceiveBuffers::register(&submitter, settings.buffers, settings.buffer_bytes)?;
         Ok(Self {
@@ -117,6 +122,8 @@ impl Ring {
             interrupted: Vec::new(),
             closed: Vec::new(),
             in_flight: 0,
+            gathers,
+            stays_out: false,
         })
     }
 
@@ -258,27 +265,44 @@ impl Ring {
 
     /// Enters the kernel with all submissions; sends that the sockets take at once are done on return.
     pub fn submit(&mut self) {
-        self.enter(0, None);
+        self.restart_starved();
+        Self::entered(self.uring.submit());
     }
 
     /// Enters the kernel with all submissions and waits until there are `want` completions or the
     /// time is up.
     pub fn submit_and_wait(&mut self, want: usize, timeout: Duration) {
-        // What `close` has finished is there already. `want` stays, because only a call that wants
-        // something has the kernel do its share of the work (IORING_SETUP_DEFER_TASKRUN).
-        let timeout = if self.closed.is_empty() { timeout } else { Duration::ZERO };
-        self.enter(want, Some(timeout));
+        self.submit_and_gather(want, timeout, timeout);
     }
 
-    fn enter(&mut self, want: usize, timeout: Option<Duration>) {
+    /// As [`Ring::submit_and_wait`], but once `pause` is over one completion is enough. Before Linux 6.12 it always is,
+    /// if `pause` ends before the time is up.
+    pub fn submit_and_gather(&mut self, want: usize, pause: Duration, timeout: Duration) {
         self.restart_starved();
-        let result = match timeout {
-            Some(timeout) => {
-                let time = Timespec::new().sec(timeout.as_secs()).nsec(timeout.subsec_nanos());
-                self.uring.submitter().submit_with_args(want, &SubmitArgs::new().timespec(&time))
-            }
-            None => self.uring.submit(),
-        };
+        let submissions = self.uring.submission().len();
+        let completions = self.uring.completion().len();
+        // What is there may be reaped first. Not twice in a row: only a call that wants something has the kernel do its
+        // share of the work (IORING_SETUP_DEFER_TASKRUN).
+        self.stays_out = submissions == 0 && completions > 0 && !self.stays_out;
+        if self.stays_out {
+            return;
+        }
+        // What `close` has finished is there already.
+        let timeout = if self.closed.is_empty() { timeout } else { Duration::ZERO };
+        let time = Timespec::new().sec(timeout.as_secs()).nsec(timeout.subsec_nanos());
+        let arguments = SubmitArgs::new().timespec(&time);
+        let submitter = self.uring.submitter();
+        Self::entered(if pause >= timeout {
+            submitter.submit_with_args(want, &arguments)
+        } else if pause.is_zero() || !self.gathers {
+            submitter.submit_with_args(1, &arguments)
+        } else {
+            let pause = u32::try_from(pause.as_micros()).unwrap_or(u32::MAX);
+            submitter.submit_with_args(want, &arguments.min_wait_usec(pause))
+        });
+    }
+
+    fn entered(result: io::Result<usize>) {
         match result {
             Ok(_) => {}
             // Time is up, a signal, or completions are to be reaped first: the next turn goes on.

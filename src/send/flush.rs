@@ -2,11 +2,24 @@
 
 use std::time::Duration;
 
+/// A flush with fewer sends than this is a small one: waking up for it, and waking its receivers, costs about as much as its
+/// sends do.
+const SMALL_FLUSH: u64 = 32;
+
+/// The least pause after a small flush: about ten times what it costs to be woken up, so that this becomes a small
+/// part, and too short for anybody to notice.
+const SMALL_FLUSH_PAUSE: Duration = Duration::from_micros(500);
+
+/// Small flushes without that pause after one in which nothing gathered: whoever waits for each answer before sending the
+/// next message must not wait for the pause as well.
+const SMALL_FLUSHES_AT_ONCE: u32 = 32;
+
 /// Decides when the next flush may start. Times are measured from any fixed point.
 ///
 /// After a flush that took time d the next one starts no sooner than d later: a busy shard spends at
 /// most half of its core on sends, and what arrives meanwhile makes each send larger instead of
-/// making more sends. The budget bounds the pause, and with it the latency that waiting adds.
+/// making more sends. After a small flush that is hardly a pause, so there is a least one, as long as it makes several
+/// messages share a flush. The budget bounds all pauses, and with it the latency that waiting adds.
 ///
 /// With n shards the members of a room are spread over all of them, and d is an nth of what it would be on one shard. The
 /// pause is 2n - 1 times d, so that each connection is flushed as often as by one shard: otherwise n shards would make n
@@ -17,13 +30,17 @@ pub struct FlushPacer {
     /// The pause as a multiple of the flush before it.
     factor: u32,
     next: Duration,
+    /// Whether the pause before the next flush is one after a small flush.
+    gathers: bool,
+    /// Small flushes to come without a least pause.
+    at_once: u32,
 }
 
 impl FlushPacer {
     /// A pacer for one of `shards` shards that lets messages wait at most `budget` for others.
     pub fn new(budget: Duration, shards: usize) -> Self {
         let factor = u32::try_from(2 * shards).unwrap_or(u32::MAX).saturating_sub(1).max(1);
-        Self { budget, factor, next: Duration::ZERO }
+        Self { budget, factor, next: Duration::ZERO, gathers: false, at_once: 0 }
     }
 
     /// From now on messages wait at most `budget` for others.
@@ -41,9 +58,15 @@ impl FlushPacer {
         self.next.saturating_sub(now)
     }
 
-    /// A flush started at `started` and ended at `ended`.
-    pub fn flushed(&mut self, started: Duration, ended: Duration) {
-        let pause = ended.saturating_sub(started).saturating_mul(self.factor);
+    /// A flush of so many sends, with what so many messages had caused, started at `started` and ended at `ended`.
+    pub fn flushed(&mut self, sends: u64, messages: u64, started: Duration, ended: Duration) {
+        if self.gathers && messages < 2 {
+            self.at_once = SMALL_FLUSHES_AT_ONCE;
+        }
+        self.gathers = sends < SMALL_FLUSH && self.at_once == 0;
+        self.at_once = self.at_once.saturating_sub(1);
+        let least = if self.gathers { SMALL_FLUSH_PAUSE } else { Duration::ZERO };
+        let pause = ended.saturating_sub(started).saturating_mul(self.factor).max(least);
         self.next = ended + pause.min(self.budget);
     }
 }
@@ -64,7 +87,7 @@ mod tests {
     #[test]
     fn the_next_flush_waits_as_long_as_the_last_one_took() {
         let mut pacer = FlushPacer::new(ms(8), 1);
-        pacer.flushed(ms(100), ms(103));
+        pacer.flushed(100, 2, ms(100), ms(103));
         assert!(!pacer.due(ms(105)));
         assert_eq!(pacer.wait(ms(105)), ms(1));
         assert!(pacer.due(ms(106)));
@@ -76,7 +99,7 @@ mod tests {
             let mut pacer = FlushPacer::new(ms(8), shards);
             let one = Duration::from_micros(4000);
             let own = one / shards as u32;
-            pacer.flushed(ms(100), ms(100) + own);
+            pacer.flushed(100, 2, ms(100), ms(100) + own);
             assert_eq!(own + pacer.wait(ms(100) + own), 2 * one, "{shards} shards");
         }
     }
@@ -84,7 +107,35 @@ mod tests {
     #[test]
     fn the_budget_bounds_the_wait() {
         let mut pacer = FlushPacer::new(ms(8), 1);
-        pacer.flushed(ms(100), ms(150));
+        pacer.flushed(100, 2, ms(100), ms(150));
         assert_eq!(pacer.wait(ms(150)), ms(8));
+    }
+    /// What `pacer` waits after a flush of four sends in 40 µs.
+    fn pause_after_small(pacer: &mut FlushPacer, messages: u64) -> Duration {
+        let ended = ms(100) + Duration::from_micros(40);
+        pacer.flushed(4, messages, ms(100), ended);
+        pacer.wait(ended)
+    }
+
+    #[test]
+    fn small_flushes_are_gathered_while_several_messages_share_one() {
+        let mut pacer = FlushPacer::new(ms(8), 1);
+        for _ in 0..100 {
+            assert_eq!(pause_after_small(&mut pacer, 2), SMALL_FLUSH_PAUSE);
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_each_answer_hardly_waits_for_pauses() {
+        let mut pacer = FlushPacer::new(ms(8), 1);
+        let pauses: Vec<_> = (0..100).map(|_| pause_after_small(&mut pacer, 1)).collect();
+        assert_eq!(pauses[0], SMALL_FLUSH_PAUSE);
+        assert_eq!(pauses.iter().filter(|pause| **pause == SMALL_FLUSH_PAUSE).count(), 4);
+    }
+
+    #[test]
+    fn without_a_budget_there_is_no_pause() {
+        let mut pacer = FlushPacer::new(ms(0), 1);
+        assert_eq!(pause_after_small(&mut pacer, 2), ms(0));
     }
 }

@@ -53,6 +53,8 @@ pub struct Driver {
     completions: Vec<Completion>,
     /// When each turn since the last flush began, and how many client messages it read.
     unflushed: Vec<(Duration, u64)>,
+    /// Messages taken from the queues since the last flush.
+    envelopes: u64,
     next_tick_ms: u64,
     draining: bool,
     listening: bool,
@@ -108,6 +110,7 @@ impl Driver {
             started: around.started,
             completions: Vec::new(),
             unflushed: Vec::with_capacity(UNFLUSHED_TURNS),
+            envelopes: 0,
             next_tick_ms: 0,
             draining: false,
             listening: true,
@@ -222,6 +225,7 @@ impl Driver {
                 self.shard.handle_envelope(envelope, now);
                 taken += 1;
             }
+            self.envelopes += taken as u64;
             more |= taken == ENVELOPES_PER_TURN;
         }
         more
@@ -264,6 +268,7 @@ impl Driver {
         if !self.shard.outboxes().is_dirty(now) {
             // What was read has nothing to be sent here.
             self.unflushed.clear();
+            self.envelopes = 0;
             return;
         }
         if !self.pacer.due(started) {
@@ -286,10 +291,12 @@ impl Driver {
         cells.flush_bytes.observe(bytes);
         cells.flush_connections.observe(sends);
         let ended = self.started.elapsed();
-        for (read, messages) in self.unflushed.drain(..) {
-            cells.receive_to_flush_us.observe_many(ended.saturating_sub(read).as_micros() as u64, messages);
+        let mut messages = std::mem::take(&mut self.envelopes);
+        for (read, some) in self.unflushed.drain(..) {
+            cells.receive_to_flush_us.observe_many(ended.saturating_sub(read).as_micros() as u64, some);
+            messages += some;
         }
-        self.pacer.flushed(started, ended);
+        self.pacer.flushed(sends, messages, started, ended);
     }
 
     /// Notes that a turn which began at `began` has read so many messages of clients.
@@ -317,13 +324,13 @@ impl Driver {
         self.cells.busy_us.add(now.saturating_sub(began).as_micros() as u64);
         let now_ms = now.as_millis() as u64;
         let mut timeout = Duration::from_millis(self.next_tick_ms.saturating_sub(now_ms));
-        let mut want = 1;
+        // What comes now could not go out before the next flush may start.
+        let pause = self.pacer.wait(now);
         if busy {
             timeout = Duration::ZERO;
         } else if self.shard.outboxes().is_dirty(now_ms as u32) {
-            // Nobody wakes the shard: what others tell it now could not go out before the flush for which it wakes up.
-            timeout = timeout.min(self.pacer.wait(now));
-            want = COMPLETIONS_PER_WAKE;
+            // Nobody wakes the shard, for the same reason.
+            timeout = timeout.min(pause);
         } else {
             if let Some(patience) = self.shard.outboxes().patience(now_ms as u32) {
                 timeout = timeout.min(Duration::from_millis(patience.into()));
@@ -333,7 +340,7 @@ impl Driver {
                 timeout = Duration::ZERO;
             }
         }
-        self.ring.submit_and_wait(want, timeout);
+        self.ring.submit_and_gather(COMPLETIONS_PER_WAKE, pause, timeout);
         self.waker.awake();
     }
 }
