@@ -315,6 +315,11 @@ impl Ring {
         }
     }
 
+    /// Whether connections wait for a buffer, as of the last [`Ring::reap`]: peers have sent more than could be received.
+    pub fn has_unread(&self) -> bool {
+        !self.starved.is_empty() || !self.interrupted.is_empty()
+    }
+
     fn restart_starved(&mut self) {
         let starved = std::mem::take(&mut self.starved);
         for key in starved.into_iter().chain(std::mem::take(&mut self.interrupted)) {
