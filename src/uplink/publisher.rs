@@ -302,10 +302,8 @@ impl Publisher {
             self.send_over_lane(link, outgoing, grant, now);
             return true;
         }
-        // Other programs may read these channels; they do not have the dictionary.
-        let readers = Readers::Anyone;
         for (target, sequence, records) in outgoing {
-            self.publish(link, target, sequence, (&records, readers), now);
+            self.publish(link, target, sequence, &records, now);
         }
         false
     }
@@ -392,10 +390,11 @@ impl Publisher {
         link: &mut Link<Sent>,
         target: Target,
         sequence: Sequence,
-        (records, readers): (&[u8], Readers),
+        records: &[u8],
         now: Instant,
     ) {
-        let batch = self.pack(sequence, records, readers);
+        // Other programs may read these channels; they do not have the dictionary.
+        let batch = self.pack(sequence, records, Readers::Anyone);
         link.publish(&self.channels.of(&target), &batch, Sent::Batch(target), now);
     }
 
@@ -481,7 +480,7 @@ impl Publisher {
                 Sequence::Follows(number) => Sequence::Begins(number),
                 other => other,
             };
-            self.publish(link, target, sequence, (&resync, Readers::Anyone), now);
+            self.publish(link, target, sequence, &resync, now);
         }
     }
 
