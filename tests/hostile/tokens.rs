@@ -9,12 +9,13 @@ use serde_json::{Map, Value, json};
 
 use crate::arena::{Arena, connect};
 use crate::harness::client::Client;
-use crate::harness::free_port;
 use crate::harness::http;
 use crate::harness::process::Process;
 use crate::harness::raw::{RawSocket, UPGRADE};
+use crate::harness::redis::RedisServer;
 use crate::harness::server::{Server, command};
 use crate::harness::token::{self, REQUIRED, SECRET, seconds_from_now};
+use crate::harness::{eventually, free_port};
 
 /// A server that wants tokens, with a healthy pair that has them.
 #[track_caller]
@@ -313,4 +314,27 @@ fn a_drain_while_tokens_are_refused_ends_well() {
     let (mut server, _pair) = arena.into_parts();
     server.process.signal(Signal::TERM);
     assert!(server.process.wait().success());
+}
+
+#[test]
+fn a_user_is_disconnected_by_an_order_to_another_instance() {
+    let redis = RedisServer::start();
+    let settings = [&REQUIRED[..], &[("API_KEY", "the key of these tests")]].concat();
+    let other = Server::in_cluster(&redis, "a", &settings);
+    let server = Server::in_cluster(&redis, "b", &settings);
+    let pair = ["ann", "bob"].map(|user| Client::connect_as(&server, &token::of(user)));
+    let mut arena = Arena::around(server, pair);
+    eventually("the instances know each other", || {
+        (other.get_json("/stats")["totalInstances"] == 2).then_some(())
+    });
+    let mut mallory = Client::connect_as(&arena.server, &token::of("mallory"));
+    let order = "POST /api/v1/users/mallory/disconnect HTTP/1.1\r\nHost: x\r\n\
+                 X-API-Key: the key of these tests\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    let answer = http::exchange(other.port, order.as_bytes()).expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(mallory.expect_close(), 4503);
+    arena.note_end(4503);
+    drop(mallory);
+    arena.assert_healthy("a disconnection");
+    arena.assert_restored();
 }
