@@ -39,7 +39,7 @@ fn settings() -> RedisSettings {
         heartbeat_interval: Duration::from_secs(5),
         cleanup_interval: Duration::from_secs(10),
         inactive_threshold: Duration::from_secs(20),
-        connections_per_user: 0,
+        counts_connections: false,
     }
 }
 

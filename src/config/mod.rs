@@ -374,7 +374,7 @@ impl Draft {
                 ));
             }
         }
-        redis.connections_per_user = settings.limits.max_connections_per_user;
+        redis.counts_connections = settings.limits.max_connections_per_user > 0;
         settings.redis = (!redis.host.is_empty()).then_some(redis);
         settings.authorization = (!authorization.url.is_empty()).then_some(authorization);
         Ok(settings)

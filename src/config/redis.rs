@@ -45,8 +45,9 @@ pub struct RedisSettings {
     pub cleanup_interval: Duration,
     /// Time within which the members of an instance that died have left.
     pub inactive_threshold: Duration,
-    /// Connections of one user to all instances together; 0 for no limit. As `MAX_CONNECTIONS_PER_USER`.
-    pub connections_per_user: u32,
+    /// Whether the connections of users are counted: there is a `MAX_CONNECTIONS_PER_USER` at the start. What it is may
+    /// change, whether there is one not.
+    pub counts_connections: bool,
 }
 
 /// Looks for silent instances within the inactivity threshold, at least.
@@ -85,7 +86,7 @@ impl RedisSettings {
             heartbeat_interval: Duration::ZERO,
             cleanup_interval: Duration::ZERO,
             inactive_threshold: Duration::ZERO,
-            connections_per_user: 0,
+            counts_connections: false,
         }
     }
 

@@ -7,7 +7,7 @@ use super::{Checked, Mode, Settings};
 
 /// Settings that a running server takes over when it reads its settings again. All others are built into threads,
 /// sockets and memory at the start, or have to be the same on all instances.
-pub const LIVE: [&str; 46] = [
+pub const LIVE: [&str; 47] = [
     "WS_MAX_CONNECTIONS",
     "FLUSH_BUDGET_MS",
     "COMPRESSION",
@@ -46,6 +46,7 @@ pub const LIVE: [&str; 46] = [
     "ADDRESS_MESSAGE_RATE",
     "ROOM_MESSAGE_RATE",
     "GLOBAL_MESSAGE_RATE",
+    "MAX_CONNECTIONS_PER_USER",
     "MAX_CONNECTIONS_PER_ADDRESS",
     "MAX_HANDSHAKES",
     "ACCEPT_RATE",
@@ -62,6 +63,10 @@ const TLS: [&str; 2] = ["TLS_CERT_FILE", "TLS_KEY_FILE"];
 
 /// The live setting that can only be raised: replies that are under way are sized by it.
 const OUTBOX: &str = "OUTBOX_BYTES";
+
+/// The live setting that is there or not (0) until the next start: of connections that were not counted when they
+/// came, Redis does not know.
+const PER_USER: &str = "MAX_CONNECTIONS_PER_USER";
 
 /// What has become of the settings.
 pub struct Change {
@@ -84,12 +89,15 @@ pub struct Change {
 pub fn compare(mode: Mode, before: &[Given], new: &[Given]) -> Result<Change, SettingError> {
     let Checked { settings: wanted, notes } = Settings::from_given(mode, new)?;
     let tls_before = before.iter().any(|given| given.setting.name == TLS[0]);
-    let outbox_before = before.iter().find(|given| given.setting.name == OUTBOX);
-    let outbox_before = catalog::find(OUTBOX).and_then(|setting| effective(mode, setting, outbox_before));
-    let shrinks = |bytes: &str| bytes.parse().is_ok_and(|bytes: usize| wanted.outbox_bytes < bytes);
+    let number_before = |name| {
+        let setting = catalog::find(name)?;
+        effective(mode, setting, find(before, setting))?.parse::<usize>().ok()
+    };
     let is_live = |setting: &Setting| match setting.name {
         name if TLS.contains(&name) => wanted.tls.is_some() == tls_before,
-        OUTBOX => !outbox_before.is_some_and(shrinks),
+        OUTBOX => number_before(OUTBOX).is_none_or(|bytes| wanted.outbox_bytes >= bytes),
+        PER_USER => number_before(PER_USER)
+            .is_some_and(|most| (most == 0) == (wanted.limits.max_connections_per_user == 0)),
         name => LIVE.contains(&name),
     };
     let (mut given, mut changed, mut waiting) = (Vec::new(), Vec::new(), Vec::new());

@@ -426,6 +426,15 @@ pub enum LinkState {
     Up,
 }
 
+/// A connection that counts among those of its user.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    /// The connection.
+    pub socket: SocketId,
+    /// How many the user may have at the moment, on all instances together.
+    pub most: u32,
+}
+
 /// To the uplink's ingress thread, from the shard that is home to the room or the user. Commands of
 /// one shard are carried out in the order sent.
 #[derive(Debug)]
@@ -467,9 +476,9 @@ pub enum UplinkCommand {
         user: UserId,
         /// Who waits for it.
         connection: ConnectionId,
-        /// Its name, if the connections of the user are limited: one too many over all instances is answered with
-        /// [`Envelope::TooManyConnections`].
-        counted: Option<SocketId>,
+        /// How it is counted, if the connections of the user are limited: one too many over all instances is answered
+        /// with [`Envelope::TooManyConnections`].
+        counted: Option<Counted>,
     },
     /// A connection of the user has gone.
     Detach {

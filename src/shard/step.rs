@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::envelope::{Asker, Envelope, Join, Joined, LinkState, Member, Presence, UplinkCommand};
+use super::envelope::{Asker, Counted, Envelope, Join, Joined, LinkState, Member, Presence, UplinkCommand};
 use super::requests::authenticated;
 use super::session::Phase;
 use super::{Now, Shard};
@@ -165,7 +165,8 @@ impl Shard {
             return;
         }
         let linked = self.is_linked();
-        let counted = self.counted_session(connection, user);
+        let most = self.settings().limits.max_connections_per_user;
+        let counted = self.counted_session(connection, user).map(|socket| Counted { socket, most });
         match &mut self.uplink {
             Some(uplink) if linked => {
                 uplink.commands.send(UplinkCommand::Attach { user: user.clone(), connection, counted });

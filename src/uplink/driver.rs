@@ -20,6 +20,7 @@ use super::pair::Pair;
 use super::presence::Caller;
 use super::publisher::{Batching, Publisher, Sent};
 use super::registry::{self, Load};
+use super::sessions::SessionCaller;
 use super::socket::{Connector, Socket};
 use super::store_queue::StoreQueue;
 use super::thread::spawn;
@@ -115,10 +116,10 @@ pub fn start(
     let caller =
         Caller::new(&settings.prefix, instance, origin, settings.heartbeat_interval, settings.silence());
     let history = HistoryCaller::new(&settings.prefix, origin, rules.clone());
+    let sessions = SessionCaller::new(&settings.prefix, (instance, origin), settings.counts_connections);
     let reached = preflight::check(
         settings,
-        instance,
-        (&caller, &history),
+        (&caller, &history, &sessions),
         link(settings, instance, "preflight", now)?,
     )?;
 

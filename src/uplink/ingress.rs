@@ -155,7 +155,7 @@ impl Ingress {
             channels: Channels::new(prefix),
             caller: Caller::new(prefix, instance, origin, settings.heartbeat_interval, silence),
             scripts: ScriptQueue::default(),
-            sessions: SessionCaller::new(prefix, instance, settings.connections_per_user),
+            sessions: SessionCaller::new(prefix, (instance, origin), settings.counts_connections),
             session_scripts: ScriptQueue::default(),
             delivery,
             registry: Registry::new(instance, silence),
@@ -459,6 +459,7 @@ impl Ingress {
 
     fn link_up(&mut self, now: Instant) {
         self.caller.reconnected();
+        self.sessions.reconnected();
         if self.stage == Stage::Leaving {
             // The order to stop came during the handshake; the name has been registered before it.
             return self.call(Call::Unregister, now);

@@ -11,7 +11,6 @@ use super::presence::{self, Call, Caller, Registered};
 use super::sessions::{self, SessionCaller};
 use super::socket::{self, Connector, Socket};
 use crate::config::RedisSettings;
-use crate::identity::InstanceId;
 use crate::room::history::Epoch;
 
 /// Between two looks whether the holder of this instance's name is still alive.
@@ -27,14 +26,12 @@ const HELD_LOOKS: Duration = Duration::from_millis(50);
 /// When Redis refuses what the uplink needs, or another live process has the name.
 pub fn check(
     settings: &RedisSettings,
-    instance: &InstanceId,
-    (caller, history): (&Caller, &HistoryCaller),
+    (caller, history, sessions): (&Caller, &HistoryCaller, &SessionCaller),
     link: Link<()>,
 ) -> Result<bool, UplinkError> {
     let outcome = Session::open(&Connector::new(settings)?, link).and_then(|mut session| {
         let missing = session.call(caller, &Call::Probe)?;
         let mut missing = presence::decode_text(&missing).unwrap_or_default();
-        let sessions = SessionCaller::new(&settings.prefix, instance, settings.connections_per_user);
         if missing.is_empty() && sessions.counts() {
             let probe = session.send(&sessions.command(&sessions::Call::Probe, true))?;
             missing = presence::decode_text(&probe).unwrap_or_default();

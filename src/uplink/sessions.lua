@@ -1,8 +1,9 @@
 -- Which connections each user has, on every instance: what the limit of a user's connections counts. Every operation
 -- is one call and therefore atomic, and says what shall be the case, so that it may be called again.
--- ARGV: prefix, operation, seconds until unrenewed keys expire, instance, then the operation's own. A connection is
--- named by a space and digits, as many for each. Key names depend on the data, so this does not run on a Redis Cluster.
-local prefix, operation, ttl, instance = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- ARGV: prefix, operation, seconds until unrenewed keys expire, instance, its origin, number of the caller's connection,
+-- then the operation's own. A user's connection is named by a space and digits, as many for each. Key names depend on the
+-- data, so this does not run on a Redis Cluster.
+local prefix, operation, ttl, instance, origin, connection = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 local function sessions_of(name) return prefix .. 'sessions:' .. name end
 
@@ -16,6 +17,13 @@ local function is_linked(name) return redis.call('PUBLISH', prefix .. 'alive:' .
 local function write(user, list)
   local answer = redis.pcall('HSET', own, user, list)
   return type(answer) == 'number'
+end
+
+-- Whether the instance has registered (presence.lua) over a later connection, or as another process: what is still on
+-- its way over this one comes too late, behind what has been restored since.
+local function is_outdated()
+  local holder, latest = string.match(redis.call('HGET', prefix .. 'boots', instance) or '', '^(%S+) %d+ (%d+)$')
+  return holder and (holder ~= origin or tonumber(latest) > tonumber(connection))
 end
 
 local operations = {}
@@ -52,7 +60,7 @@ end
 
 -- The rest of ARGV is user, connections, user, connections …: what the instance has, whatever the limit.
 function operations.restore()
-  for i = 5, #ARGV, 2 do write(ARGV[i], ARGV[i + 1]) end
+  for i = 7, #ARGV, 2 do write(ARGV[i], ARGV[i + 1]) end
   redis.call('EXPIRE', own, ttl)
   return 0
 end
@@ -69,7 +77,7 @@ function operations.probe()
   for _, command in ipairs({
     { 'SUBSCRIBE', alive }, { 'PUBLISH', alive, '' }, { 'HGET', own, '0' }, { 'HSET', own, '0', '0' },
     { 'HDEL', own, '0' }, { 'EXPIRE', own, '1' }, { 'UNLINK', own },
-    { 'ZRANGEBYSCORE', prefix .. 'registry', '0', '0' },
+    { 'ZRANGEBYSCORE', prefix .. 'registry', '0', '0' }, { 'HGET', prefix .. 'boots', '0' },
   }) do
     if not redis.acl_check_cmd(unpack(command)) then
       return command[1] .. (command[2] and ' on ' .. command[2] or '')
@@ -78,4 +86,6 @@ function operations.probe()
   return ''
 end
 
-return operations[operation](ARGV[5], ARGV[6], ARGV[7])
+local changes = { attach = true, detach = true, reset = true, restore = true }
+if changes[operation] and is_outdated() then return { err = 'OUTDATED the instance has another connection' } end
+return operations[operation](ARGV[7], ARGV[8], ARGV[9])

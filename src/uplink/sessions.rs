@@ -2,6 +2,7 @@
 
 use redis::{Cmd, Script, cmd};
 
+use super::batch::Origin;
 use super::presence::KEY_TTL;
 use crate::identity::{ConnectionId, InstanceId, SocketId, UserId};
 
@@ -22,6 +23,8 @@ pub enum Call {
         user: UserId,
         /// The connection, as the script names it.
         socket: SocketId,
+        /// The limit of the user's connections.
+        most: u32,
     },
     /// A user has one connection less.
     Detach {
@@ -76,18 +79,34 @@ pub struct SessionCaller {
     script: Script,
     prefix: String,
     instance: InstanceId,
-    most: u32,
+    origin: Origin,
+    /// The how-manieth connection of the process calls go out on.
+    connection: u64,
+    counts: bool,
 }
 
 impl SessionCaller {
-    /// The caller for one instance. `most` is the limit of a user's connections; 0 for none.
-    pub fn new(prefix: &str, instance: &InstanceId, most: u32) -> Self {
-        Self { script: Script::new(TEXT), prefix: prefix.to_owned(), instance: instance.clone(), most }
+    /// The caller for one instance. `counts` says whether connections are counted at all.
+    pub fn new(prefix: &str, (instance, origin): (&InstanceId, Origin), counts: bool) -> Self {
+        Self {
+            script: Script::new(TEXT),
+            prefix: prefix.to_owned(),
+            instance: instance.clone(),
+            origin,
+            connection: 0,
+            counts,
+        }
+    }
+
+    /// Calls go out on another connection from now on: what is still on its way over earlier ones has no effect once
+    /// the instance has registered over this one.
+    pub fn reconnected(&mut self) {
+        self.connection += 1;
     }
 
     /// Whether connections are counted at all.
     pub fn counts(&self) -> bool {
-        self.most > 0
+        self.counts
     }
 
     /// The channel that the instance subscribes to for as long as its connections count.
@@ -100,9 +119,10 @@ impl SessionCaller {
         let mut command = if with_text { cmd("EVAL") } else { cmd("EVALSHA") };
         command.arg(if with_text { TEXT } else { self.script.get_hash() });
         command.arg(0).arg(&self.prefix).arg(call.name()).arg(KEY_TTL.as_secs()).arg(self.instance.as_str());
+        command.arg(format!("{:016x}", self.origin.0)).arg(self.connection);
         match call {
-            Call::Attach { user, socket } => {
-                command.arg(user.as_str()).arg(named(&[*socket])).arg(self.most);
+            Call::Attach { user, socket, most } => {
+                command.arg(user.as_str()).arg(named(&[*socket])).arg(*most);
             }
             Call::Detach { user, socket } => {
                 command.arg(user.as_str()).arg(named(&[*socket]));

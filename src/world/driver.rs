@@ -12,6 +12,9 @@ mod tests {
     /// Worlds in one run of the tests.
     const SEEDS: u64 = 1_000;
 
+    /// Worlds with rushes in one run of the tests.
+    const RUSHES: u64 = 60;
+
     /// Names the one seed to run.
     const SEED: &str = "TABLEFORGE_SEED";
 
@@ -35,7 +38,8 @@ mod tests {
         for (room, told, right) in outcome.wrong_counts.iter().take(10) {
             text.push_str(&format!("  {room}: told {told} members, there are {right}\n"));
         }
-        outcome.wrong_presence.iter().take(10).for_each(|found| text.push_str(&format!("  {found}\n")));
+        let wrong = outcome.wrong_presence.iter().take(10).chain(outcome.wrong_sessions.iter().take(10));
+        wrong.for_each(|found| text.push_str(&format!("  {found}\n")));
         text
     }
 
@@ -75,6 +79,17 @@ mod tests {
             running.into_iter().flat_map(|thread| thread.join().expect("panics are caught")).collect()
         });
         assert!(failed.is_empty(), "{} of {seeds} worlds end badly\n{}", failed.len(), failed.concat());
+    }
+
+    #[test]
+    fn what_comes_late_over_a_given_up_connection_counts_no_connections() {
+        let mut late = 0;
+        for seed in number(SEED).map_or(0..RUSHES, |seed| seed..seed + 1) {
+            let outcome = Simulation::run_with_rushes(seed, Instant::now());
+            assert!(outcome.wrong_sessions.is_empty(), "{}", show(seed, &outcome));
+            late += outcome.late_sessions;
+        }
+        assert!(late > 50 || number(SEED).is_some(), "{late} calls that come too late are no test");
     }
 
     #[test]

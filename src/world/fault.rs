@@ -22,6 +22,9 @@ pub(super) enum Fault {
     RedisFull { lasts: Ms },
     /// A host cannot reach Redis; its connections say nothing.
     CutOff { host: usize, lasts: Ms },
+    /// The same while clients come and go: what the host has to say about them stays on its way. In worlds with
+    /// rushes only.
+    Rush { host: usize, lasts: Ms },
     /// A process is killed, and another one takes its place and name.
     Killed { host: usize, lasts: Ms },
     /// A shard's thread stands still.
@@ -33,6 +36,10 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    pub(super) fn draw_rush(random: &mut Random) -> Self {
+        Self::Rush { host: random.below(3) as usize, lasts: random.within(1_500..4_000) }
+    }
+
     pub(super) fn draw(random: &mut Random) -> Self {
         let host = random.below(3) as usize;
         let lasts = random.within(50..4_000);

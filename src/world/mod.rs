@@ -15,6 +15,7 @@ mod pipe;
 mod random;
 mod redis;
 mod register;
+mod sessions;
 mod simulation;
 mod uplink;
 

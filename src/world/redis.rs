@@ -7,11 +7,13 @@ use redis::{Script, Value};
 use super::ledger::{Ledger, LedgerCall};
 use super::pipe::{Ms, Pipe};
 use super::random::Random;
-use super::register::{Operation, Publishes, Register};
+use super::register::{OUTDATED, Operation, Publishes, Register, Reply};
+use super::sessions::SessionCall;
 use crate::uplink::wire::{Decoder, Inbound};
 
-/// The script whose calls are not about presence.
+/// The scripts whose calls are not about presence.
 const HISTORY: &str = include_str!("../uplink/history.lua");
+const SESSIONS: &str = include_str!("../uplink/sessions.lua");
 
 /// Milliseconds after which what was on its way over a closed connection arrives at the latest.
 const LATE: Ms = 2_000;
@@ -54,6 +56,12 @@ pub(super) struct RedisModel {
     primary: u64,
     /// The name of `history.lua`.
     history: String,
+    /// The name of `sessions.lua`.
+    sessions: String,
+    /// Whether instances are cut off while they have much to say, which then comes late.
+    pub(super) rushes: bool,
+    /// Calls of it that came too late.
+    late_sessions: u64,
     /// Refuses connections until then.
     down_until: Ms,
     /// Refuses writes until then.
@@ -77,6 +85,9 @@ impl RedisModel {
             past: Vec::new(),
             primary: 0,
             history: Script::new(HISTORY).get_hash().to_owned(),
+            sessions: Script::new(SESSIONS).get_hash().to_owned(),
+            rushes: false,
+            late_sessions: 0,
             down_until: 0,
             full_until: 0,
             slow: (0, 0),
@@ -111,8 +122,10 @@ impl RedisModel {
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.abandoned = true;
             if self.random.chance(300) {
-                let late = now + self.random.below(LATE);
-                connection.up.held_until = connection.up.held_until.max(late);
+                let (held, late) = (connection.up.held_until, self.random.below(LATE));
+                // Behind what comes over the next connection, even where a cut was what ended this one.
+                let arrival = if self.rushes { held.max(now) + late } else { held.max(now + late) };
+                connection.up.held_until = arrival;
             }
         }
     }
@@ -248,6 +261,17 @@ impl RedisModel {
             return call.publishes;
         }
         let register = &mut self.data.register;
+        if named == self.sessions {
+            let connections = &self.connections;
+            let is_heard =
+                |channel: &[u8]| connections.values().any(|other| other.channels.contains(channel));
+            let mut call =
+                SessionCall { register, arguments, full, is_heard: &is_heard, publishes: Vec::new() };
+            let answer = call.run();
+            self.late_sessions += u64::from(matches!(answer, Reply::Error(OUTDATED)));
+            answer.write(reply);
+            return call.publishes;
+        }
         let mut operation = Operation { register, arguments, now, publishes: Vec::new() };
         if full && operation.writes() {
             reply.extend_from_slice(b"-OOM command not allowed when used memory > 'maxmemory'.\r\n");
@@ -260,6 +284,17 @@ impl RedisModel {
     /// What is kept of the rooms with history.
     pub(super) fn ledger(&self) -> &Ledger {
         &self.data.ledger
+    }
+
+    /// How many connections each user has on an instance, as they are counted.
+    pub(super) fn sessions(&self, instance: &str) -> BTreeMap<String, usize> {
+        let users = self.data.register.sessions.get(instance).into_iter().flatten();
+        users.map(|(user, list)| (user.clone(), list.matches(' ').count())).collect()
+    }
+
+    /// How many calls about them came over a connection that was given up, behind the registration over the next one.
+    pub(super) fn late_sessions(&self) -> u64 {
+        self.late_sessions
     }
 }
 

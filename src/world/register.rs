@@ -16,7 +16,7 @@ pub(super) enum Reply {
     Error(&'static str),
 }
 
-const OUTDATED: &str = "OUTDATED the instance has another connection";
+pub(super) const OUTDATED: &str = "OUTDATED the instance has another connection";
 
 impl Reply {
     pub(super) fn text(text: &str) -> Self {
@@ -49,11 +49,22 @@ pub(super) struct Register {
     entries: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
     members: BTreeMap<String, BTreeMap<String, i64>>,
     occupied: BTreeMap<String, BTreeSet<String>>,
-    registry: BTreeMap<String, Ms>,
-    boots: BTreeMap<String, String>,
+    pub(super) registry: BTreeMap<String, Ms>,
+    pub(super) boots: BTreeMap<String, String>,
     changes: BTreeMap<String, u64>,
     /// Rooms, and when the key expires.
     told: Option<(BTreeSet<String>, Ms)>,
+    /// By instance and user, what `sessions.lua` keeps: it goes with the instance.
+    pub(super) sessions: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Register {
+    /// Whether the instance has registered since with another origin or over a later connection.
+    pub(super) fn is_outdated(&self, instance: &str, origin: &str, connection: u64) -> bool {
+        let Some(entry) = self.boots.get(instance) else { return false };
+        let words: Vec<_> = entry.split(' ').collect();
+        words[0] != origin || words[2].parse::<u64>().is_ok_and(|latest| latest > connection)
+    }
 }
 
 /// One call.
@@ -203,6 +214,7 @@ impl Operation<'_> {
 
     /// True when none of the instance's members are left.
     fn clear(&mut self, instance: &str) -> bool {
+        self.register.sessions.remove(instance);
         let rooms = self.register.occupied.get(instance).into_iter().flatten();
         for room in rooms.take(ROOMS_PER_CALL).cloned().collect::<Vec<_>>() {
             self.leave_all_but(&room, instance, &BTreeSet::new());
@@ -219,11 +231,9 @@ impl Operation<'_> {
 
     /// The instance has registered over a later connection, or as another process.
     fn is_outdated(&self, instance: &str) -> bool {
-        let Some(entry) = self.register.boots.get(instance) else { return false };
-        let words: Vec<_> = entry.split(' ').collect();
         let origin: String =
             self.arguments[3][5..13].iter().rev().map(|byte| format!("{byte:02x}")).collect();
-        words[0] != origin || words[2].parse::<u64>().is_ok_and(|latest| latest > self.number(4))
+        self.register.is_outdated(instance, &origin, self.number(4))
     }
 
     fn join(&mut self) -> Reply {

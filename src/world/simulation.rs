@@ -1,6 +1,6 @@
 //! One world from its beginning to its judgement.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +27,9 @@ const CLIENTS: u32 = 50;
 const ROOMS: u64 = 8;
 /// Of these, the first ones with history.
 const WITH_HISTORY: u32 = 5;
+
+/// Connections that a user may have: more than there ever are, and so they are counted.
+const CONNECTIONS_PER_USER: u32 = 100;
 
 /// Milliseconds in which everything comes up undisturbed.
 const BEGINNING: Ms = 2_000;
@@ -58,6 +61,10 @@ pub(super) struct Outcome {
     pub(super) wrong_counts: Vec<(Room, u64, u64)>,
     /// Who holds the wrong users as present at the end, by what it was told without asking: in words.
     pub(super) wrong_presence: Vec<String>,
+    /// Users whose connections are counted wrongly at the end: in words.
+    pub(super) wrong_sessions: Vec<String>,
+    /// Calls about them that came too late.
+    pub(super) late_sessions: u64,
     /// All that happened to the clients, in one number.
     pub(super) trace: u64,
     pub(super) received: u64,
@@ -70,7 +77,8 @@ pub(super) struct Outcome {
 
 impl Outcome {
     pub(super) fn is_good(&self) -> bool {
-        self.violations.is_empty() && self.wrong_counts.is_empty() && self.wrong_presence.is_empty()
+        let told = self.wrong_counts.is_empty() && self.wrong_presence.is_empty();
+        self.violations.is_empty() && told && self.wrong_sessions.is_empty()
     }
 }
 
@@ -102,6 +110,8 @@ pub(super) struct Simulation {
     wrong_presence: Vec<String>,
     faults: Vec<(Ms, Fault)>,
     fault_at: Ms,
+    /// Clients come and go until then.
+    rush_until: Ms,
     logged: Option<Room>,
     log: Vec<String>,
 }
@@ -115,6 +125,13 @@ impl Simulation {
     /// As [`Self::run`], and tells in [`Outcome::log`] what happened in one room.
     pub(super) fn run_logged(seed: u64, base: Instant, room: Room) -> Outcome {
         Self { logged: Some(room), ..Self::new(seed, base, None) }.live()
+    }
+
+    /// As [`Self::run`], and every other fault is a rush.
+    pub(super) fn run_with_rushes(seed: u64, base: Instant) -> Outcome {
+        let mut world = Self::new(seed, base, None);
+        world.redis.rushes = true;
+        world.live()
     }
 
     fn live(mut self) -> Outcome {
@@ -186,6 +203,7 @@ impl Simulation {
             wrong_presence: Vec::new(),
             faults: Vec::new(),
             fault_at: 0,
+            rush_until: 0,
             logged: None,
             log: Vec::new(),
         }
@@ -195,6 +213,9 @@ impl Simulation {
 
     fn go_wrong(&mut self) {
         let now = self.clock.now;
+        if now < self.rush_until && self.random.chance(20) {
+            self.drop_clients(10);
+        }
         if self.fault_at == 0 {
             self.fault_at = now + self.random.below(2_000);
         }
@@ -202,7 +223,10 @@ impl Simulation {
             return;
         }
         self.fault_at = now + self.random.within(100..4_000);
-        let fault = Fault::draw(&mut self.random);
+        let fault = match self.redis.rushes && self.random.chance(500) {
+            true => Fault::draw_rush(&mut self.random),
+            false => Fault::draw(&mut self.random),
+        };
         self.faults.push((now, fault));
         match fault {
             Fault::LinkDropped { host, ingress, publisher } => {
@@ -219,6 +243,10 @@ impl Simulation {
             Fault::ScriptsForgotten => self.redis.forget_scripts(),
             Fault::RedisFull { lasts } => self.redis.fill_up(now + lasts),
             Fault::CutOff { host, lasts } => self.redis.cut_off(host, now + lasts),
+            Fault::Rush { host, lasts } => {
+                self.redis.cut_off(host, now + lasts);
+                self.rush_until = now + lasts;
+            }
             Fault::Killed { host, lasts } => self.kill(host, now + lasts),
             Fault::ShardStalled { host, shard, lasts } => {
                 if let Some(host) = &mut self.hosts[host] {
@@ -456,6 +484,8 @@ impl Simulation {
             }
         }
         Outcome {
+            wrong_sessions: self.wrong_sessions(),
+            late_sessions: self.redis.late_sessions(),
             violations: self.checker.finish(self.clock.now, &finals),
             wrong_counts,
             trace: self.trace.finish(),
@@ -465,6 +495,30 @@ impl Simulation {
             faults: self.faults,
             log: self.log,
         }
+    }
+}
+
+impl Simulation {
+    /// What Redis counts of users' connections and is not so. While it had no memory, it may have counted too few.
+    fn wrong_sessions(&self) -> Vec<String> {
+        let too_few_may_be = self.faults.iter().any(|(_, fault)| matches!(fault, Fault::RedisFull { .. }));
+        let mut wrong = Vec::new();
+        for (number, settings) in self.settings.iter().enumerate() {
+            let mut right: BTreeMap<String, usize> = BTreeMap::new();
+            for client in self.clients.iter().filter(|client| client.is_open() && client.host == number) {
+                *right.entry(format!("u{}", client.member.0)).or_default() += 1;
+            }
+            let counted = self.redis.sessions(settings.instance_id.as_str());
+            let users: BTreeSet<_> = right.keys().chain(counted.keys()).collect();
+            for user in users {
+                let [right, counted] =
+                    [&right, &counted].map(|users| users.get(user).copied().unwrap_or_default());
+                if counted > right || (counted < right && !too_few_may_be) {
+                    wrong.push(format!("{user} has {right} connections to host {number}, {counted} count"));
+                }
+            }
+        }
+        wrong
     }
 }
 
@@ -495,6 +549,7 @@ fn settings(host: usize, (size, ttl): (usize, Duration)) -> Settings {
     settings.shards = SHARDS;
     settings.jwt_secret = Some(SECRET.to_owned());
     settings.message_rate = 0;
+    settings.limits.max_connections_per_user = CONNECTIONS_PER_USER;
     let room = |number| RoomPattern::parse(&format!("r{number}")).expect("a room's name");
     let rooms = (0..WITH_HISTORY).map(room).collect();
     settings.history = HistorySettings { rooms, size, ttl, memory: 1 << 20, page: 100 };
@@ -517,7 +572,7 @@ fn settings(host: usize, (size, ttl): (usize, Duration)) -> Settings {
         heartbeat_interval: Duration::from_secs(1),
         cleanup_interval: Duration::from_secs(2),
         inactive_threshold: Duration::from_secs(5),
-        connections_per_user: 0,
+        counts_connections: true,
     });
     settings
 }

@@ -6,6 +6,8 @@ use serde_json::json;
 use crate::harness::client::Client;
 use crate::harness::file::TempFile;
 use crate::harness::process::Process;
+use crate::harness::raw::{CLOSE, FIN, RawSocket, TEXT, UPGRADE};
+use crate::harness::redis::RedisServer;
 use crate::harness::server::{Server, command};
 use crate::harness::{eventually, free_port, http, token};
 
@@ -14,7 +16,7 @@ fn start(file: &TempFile, environment: &[(&str, &str)]) -> Server {
     let port = free_port();
     let mut command = command("serve", port, environment);
     command.args(["--config", file.path()]);
-    for name in ["MESSAGE_RATE", "AUTH_REQUIRED"] {
+    for name in ["MESSAGE_RATE", "AUTH_REQUIRED", "MAX_CONNECTIONS_PER_USER"] {
         if !environment.iter().any(|(given, _)| *given == name) {
             command.env_remove(name);
         }
@@ -95,9 +97,9 @@ fn a_file_that_cannot_be_used_changes_nothing() {
         reload(&server, &file, text, (REFUSED, count as u32 + 1));
         client.expect_refused(json!({"type": "join_room", "roomId": "two"}), "too_many_rooms");
     }
-    let log = server.process.output();
     for cause in ["max_rums", "MESSAGE_RATE", "nowhere.json", "nowhere.toml", "OUTBOX_BYTES", "JWT_SECRET"] {
-        assert!(log.contains(cause), "{cause}: {log}");
+        // A failure is counted before its line is written.
+        eventually(cause, || server.process.output().contains(cause).then_some(()));
     }
     reload(&server, &file, "auth_required = false\nmax_rooms_per_connection = 5\n", (DONE, 1));
     eventually("the next good file is taken", || {
@@ -153,4 +155,69 @@ fn the_log_follows_its_new_level() {
     assert!(!server.process.output().contains("SIGHUP"));
     reload(&server, &file, "auth_required = false\nlog_level = \"info\"\n", (DONE, 1));
     eventually("it is told", || server.process.output().contains("LOG_LEVEL: error -> info").then_some(()));
+}
+
+/// Connects as `user`: the connection, or nothing if it is closed with 4504 before anything is said.
+#[track_caller]
+fn admitted(server: &Server, user: &str) -> Option<RawSocket> {
+    let mut socket = RawSocket::connect(server.port);
+    socket.send(UPGRADE.replace("/ws", &format!("/ws?token={}", token::of(user))).as_bytes());
+    assert_eq!(socket.response().status, 101);
+    let frame = socket.frame().expect("a first frame");
+    if frame.first == FIN | TEXT {
+        return Some(socket);
+    }
+    assert_eq!((frame.first, frame.payload.first_chunk()), (FIN | CLOSE, Some(&4504_u16.to_be_bytes())));
+    None
+}
+
+#[test]
+fn the_limit_of_a_users_connections_changes_on_all_instances_and_closes_nobody() {
+    let redis = RedisServer::start();
+    let with = |most: u32| format!("auth_required = false\nmax_connections_per_user = {most}\n");
+    let port = redis.port.to_string();
+    let [(file, a), (_, b)] = ["a", "b"].map(|id| {
+        let file = TempFile::new(&with(2));
+        let environment = [
+            ("JWT_SECRET", token::SECRET),
+            ("REDIS_HOST", "127.0.0.1"),
+            ("REDIS_PORT", port.as_str()),
+            ("INSTANCE_ID", id),
+            ("SHARDS", "2"),
+        ];
+        let server = start(&file, &environment);
+        eventually("the link to Redis is up", || {
+            (server.get_json("/health")["status"] == "healthy").then_some(())
+        });
+        (file, server)
+    });
+    let mut open = vec![admitted(&b, "ann").expect("the first"), admitted(&a, "ann").expect("the second")];
+    assert!(admitted(&a, "ann").is_none() && admitted(&b, "ann").is_none());
+    reload(&a, &file, &with(4), (DONE, 1));
+    open.extend((0..2).map(|_| eventually("the new limit holds", || admitted(&a, "ann"))));
+    assert!(admitted(&a, "ann").is_none(), "the one on the other instance counts");
+    assert!(admitted(&b, "ann").is_none(), "which has not read the new limit");
+    reload(&a, &file, &with(1), (DONE, 2));
+    let first = eventually("the lower limit holds", || {
+        let first = admitted(&a, "bob")?;
+        admitted(&a, "bob").is_none().then_some(first)
+    });
+    for socket in &mut open {
+        socket.send_text(r#"{"type":"ping"}"#);
+        socket.expect("pong");
+    }
+    reload(&a, &file, &with(0), (DONE, 3));
+    eventually("it is said that no limit is none of the new ones", || {
+        let log = a.process.output();
+        log.lines()
+            .any(|line| line.contains("until a restart") && line.contains("MAX_CONNECTIONS_PER_USER"))
+            .then_some(())
+    });
+    assert!(admitted(&a, "bob").is_none(), "the limit of before stays");
+    let log = a.process.output();
+    for change in ["MAX_CONNECTIONS_PER_USER: 2 -> 4", "MAX_CONNECTIONS_PER_USER: 4 -> 1"] {
+        assert!(log.contains(change), "{change}: {log}");
+    }
+    assert!(!log.contains("1 -> 0"), "{log}");
+    drop(first);
 }

@@ -7,7 +7,9 @@ use soak::proxy::Proxy;
 
 use crate::harness::client::Client;
 use crate::harness::eventually;
+use crate::harness::raw::{FIN, RawSocket, TEXT, UPGRADE};
 use crate::harness::redis::RedisServer;
+use crate::harness::token;
 use crate::{
     expect_status, hear, history, insist, instance, instance_behind, message, network_to, pair, publish,
     wait_for_instances,
@@ -167,4 +169,37 @@ fn a_join_over_a_given_up_connection_brings_nobody_back_who_has_left() {
     let listed = bob.request(json!({"type": "room_members", "roomId": "h"}));
     assert_eq!(listed["memberCount"], 1, "{}", listed.text);
     bob.drain().iter().for_each(|event| assert_ne!(event["type"], "user_joined_room", "{}", event.text));
+}
+
+#[test]
+fn a_connection_that_a_given_up_link_still_reports_does_not_count_when_it_has_gone() {
+    let redis = RedisServer::start();
+    let network = network_to(&redis);
+    let limit = [("MAX_CONNECTIONS_PER_USER", "1"), ("JWT_SECRET", token::SECRET)];
+    let servers = [instance_behind(&network, &redis, "a", &limit), instance(&redis, "b", &limit)];
+    wait_for_instances(&servers, 2);
+    let request = UPGRADE.replace("/ws", &format!("/ws?token={}", token::of("ann")));
+    let (mut witness, mut ann) = (Client::connect(&servers[0]), RawSocket::connect(servers[0].port));
+    // As above; she goes while the link is down, so that only what is under way still speaks of her.
+    network.set_delay(Duration::from_secs(6));
+    ann.send(request.as_bytes());
+    expect_status(&mut [&mut witness], "degraded");
+    ann.response();
+    assert_eq!(ann.event()["type"], "connection_established", "nobody waits for a call that was given up");
+    drop(ann);
+    eventually("she has gone", || {
+        (servers[0].metric("tableforge_websocket_connections_total") == Some(1.0)).then_some(())
+    });
+    network.set_delay(Duration::ZERO);
+    expect_status(&mut [&mut witness], "ok");
+    eventually("all has come that was under way", || {
+        let list: String = redis.command(&["CLIENT", "LIST"]);
+        (list.matches("name=tableforge-a-ingress ").count() == 1).then_some(())
+    });
+    eventually("her place is free", || {
+        let mut ann = RawSocket::connect(servers[1].port);
+        ann.send(request.as_bytes());
+        ann.response();
+        ann.frame().filter(|frame| frame.first == FIN | TEXT)
+    });
 }

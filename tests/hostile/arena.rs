@@ -1,5 +1,6 @@
 //! A server under attack: a healthy pair of clients on it, and what it must come back to.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -9,20 +10,23 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::harness::client::Client;
 use crate::harness::eventually;
+use crate::harness::http;
 use crate::harness::raw::{RawSocket, UPGRADE};
 use crate::harness::server::Server;
-
-/// A room that nobody hostile is in.
-const ROOM: &str = "healthy";
+use crate::pair::Pair;
 
 /// A server, and two clients of it that do nothing wrong.
 pub struct Arena {
+    // Dropped before the server: the pair's last round needs it.
+    pair: Pair,
     /// The server.
     pub server: Server,
-    pair: [Client; 2],
-    rounds: u64,
     /// Descriptors that the server has open for itself and the pair.
     descriptors: usize,
+    /// What was counted before anything hostile.
+    before: BTreeMap<u16, u64>,
+    /// How often at least and at most the server has ended something with each code or status since.
+    ended: BTreeMap<u16, (u64, u64)>,
 }
 
 impl Arena {
@@ -40,10 +44,12 @@ impl Arena {
     /// Takes a server and two clients that exist.
     #[track_caller]
     pub fn around(server: Server, pair: [Client; 2]) -> Self {
-        let mut arena = Self { server, pair, rounds: 0, descriptors: 0 };
-        arena.pair.iter_mut().for_each(|client| drop(client.join(ROOM)));
-        arena.assert_healthy("before anything hostile");
+        let pair = Pair::start(pair);
+        let mut arena =
+            Self { pair, server, descriptors: 0, before: BTreeMap::new(), ended: BTreeMap::new() };
+        arena.assert_healthy("nothing hostile");
         arena.descriptors = arena.descriptors_now();
+        arena.before = arena.counted();
         arena
     }
 
@@ -52,21 +58,28 @@ impl Arena {
         self.server.port
     }
 
-    /// Checks that the pair still passes messages both ways, each exactly once.
-    #[track_caller]
+    /// Checks that the pair still passes messages both ways, each exactly once, and has done so all the while.
     pub fn assert_healthy(&mut self, after: &str) {
-        self.rounds += 1;
-        let [left, right] = &mut self.pair;
-        let ball = format!("{} {after}", self.rounds);
-        left.say(ROOM, ball.as_str());
-        right.expect_said(ROOM, ball.as_str());
-        right.say(ROOM, ball.as_str());
-        left.expect_said(ROOM, ball.as_str());
-        left.assert_none("room_message");
-        right.assert_none("room_message");
+        self.pair.assert_healthy(after);
     }
 
-    /// Checks that only the pair is left: in the metrics and among the server's descriptors.
+    /// The server has closed a connection with this code, or answered a request with this status.
+    pub fn note_end(&mut self, with: u16) {
+        self.note_ends(with, 1, 1);
+    }
+
+    /// The server may have ended up to `most` with this code or status: the peer did not stay to see it.
+    pub fn note_unseen_ends(&mut self, with: u16, most: u64) {
+        self.note_ends(with, 0, most);
+    }
+
+    fn note_ends(&mut self, with: u16, least: u64, most: u64) {
+        let ended = self.ended.entry(with).or_default();
+        *ended = (ended.0 + least, ended.1 + most);
+    }
+
+    /// Checks that only the pair is left, in the metrics and among the server's descriptors, and that the server has
+    /// counted what it has ended: everything noted, and nothing else.
     #[track_caller]
     pub fn assert_restored(mut self) {
         self.assert_healthy("everything hostile");
@@ -79,11 +92,47 @@ impl Arena {
         eventually("all other descriptors are closed", || {
             (self.descriptors_now() <= self.descriptors).then_some(())
         });
+        self.assert_counted();
         assert_eq!(
             self.server.metric("tableforge_panics_total"),
             Some(0.0),
             "no panic, not even a contained one"
         );
+        drop(self.pair.end());
+    }
+
+    /// Every end is counted before its connection is gone.
+    #[track_caller]
+    fn assert_counted(&self) {
+        let rises: BTreeMap<_, _> =
+            self.counted().into_iter().map(|(with, count)| (with, count - self.before[&with])).collect();
+        for (with, rise) in &rises {
+            let (least, most) = self.ended.get(with).copied().unwrap_or_default();
+            assert!((least..=most).contains(rise), "{with}: {rise}, not {least} to {most}; {rises:?}");
+        }
+        let uncounted = self.ended.keys().find(|with| !rises.contains_key(with));
+        assert_eq!(uncounted, None, "no counter for what the server has ended something with");
+    }
+
+    /// How many connections the server has closed, by code, and requests it has answered, by status. Without status
+    /// 200, which is what this very question gets.
+    fn counted(&self) -> BTreeMap<u16, u64> {
+        let text = http::get(self.port(), "/metrics").body;
+        let counts = text.lines().filter_map(|line| {
+            let sample = line.strip_prefix("tableforge_")?;
+            let (_, sample) = sample
+                .strip_prefix("websocket_closes_total{")
+                .and_then(|sample| sample.split_once("by=\"server\",code=\""))
+                .or_else(|| sample.strip_prefix("http_responses_total{")?.split_once("status=\""))?;
+            let (with, count) = sample.split_once("\"} ")?;
+            Some((with.parse().ok()?, count.parse().expect("a counter is a whole number")))
+        });
+        counts.filter(|(with, _)| *with != 200).collect()
+    }
+
+    /// The server, and the pair's clients, which do nothing any more.
+    pub fn into_parts(self) -> (Server, [Client; 2]) {
+        (self.server, self.pair.end())
     }
 
     /// Bytes of memory that the server occupies.

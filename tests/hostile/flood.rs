@@ -30,7 +30,9 @@ fn flood_without_reading(arena: &mut Arena, bytes: &[u8]) -> u16 {
     }
     assert!(most.saturating_sub(before) < BOUND, "{most} bytes of memory, {before} before");
     arena.assert_healthy("a flood");
-    close_code(&mut socket)
+    let code = close_code(&mut socket);
+    arena.note_end(code);
+    code
 }
 
 /// The code of the close frame, which the peer may not answer in time any more.
@@ -62,8 +64,8 @@ fn requests_from_a_peer_that_reads_no_replies() {
 
 #[test]
 fn messages_over_the_rate_get_one_reply_each_and_in_the_end_4005() {
-    // The limits hold for the healthy pair too, which sends two messages and a few requests.
-    let mut arena = Arena::start(&[("MESSAGE_RATE", "1"), ("MESSAGE_BURST", "20")]);
+    // The limits hold for the healthy pair too, each of whom sends a few messages per second.
+    let mut arena = Arena::start(&[("MESSAGE_RATE", "10"), ("MESSAGE_BURST", "20")]);
     let (mut socket, _) = upgraded(arena.port());
     let mut unanswered: HashSet<_> = (0..500).map(|id| id.to_string()).collect();
     let flood: Vec<_> = unanswered
@@ -87,6 +89,7 @@ fn messages_over_the_rate_get_one_reply_each_and_in_the_end_4005() {
     let pings = frame(FIN | TEXT, br#"{"type":"ping"}"#).repeat(10_000);
     let _ = socket.try_send(&pings);
     assert_eq!(close_code(&mut socket), 4005);
+    arena.note_end(4005);
     drop(socket);
     arena.assert_healthy("a flood over the rate");
     arena.assert_restored();
@@ -123,6 +126,7 @@ fn a_reader_that_stopped_comes_back_and_has_missed_nothing() {
             last += 1;
         }
     }
+    arena.note_end(4003);
     assert!(last < sent, "{last} of {sent}");
     let mut back = Client::connect(&arena.server);
     let since = json!({"epoch": epoch, "offset": last});
@@ -177,6 +181,7 @@ fn a_reader_that_stops_gets_4003_behind_its_backlog_when_it_reads_again() {
             read += 1;
         }
     }
+    arena.note_end(4003);
     assert!((1..sent).contains(&read), "{read} of {sent}: what was under way, and not all");
     drop((slow, sender, other));
     arena.assert_restored();

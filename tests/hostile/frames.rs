@@ -22,6 +22,7 @@ fn assert_codes(rows: &[Row]) {
         // The server may close before it has taken all of it.
         let _ = socket.try_send(bytes);
         assert_eq!(socket.expect_close(), *code, "{what}");
+        arena.note_end(*code);
         arena.assert_healthy(what);
         if bytes.len() <= 200 {
             // The same in single bytes, from a peer that closes its own end at once.
@@ -30,6 +31,7 @@ fn assert_codes(rows: &[Row]) {
             // Fails if the server has closed already.
             let _ = stream.shutdown(Shutdown::Write);
             assert_eq!(socket.expect_close(), *code, "{what}, byte by byte");
+            arena.note_end(*code);
             arena.assert_healthy(what);
         }
     }
@@ -135,6 +137,7 @@ fn a_compressed_frame_that_inflates_a_thousandfold() {
         // The server may close before it has taken all of it.
         let _ = socket.try_send(&bomb);
         assert_eq!(socket.expect_close(), 1009);
+        arena.note_end(1009);
         arena.assert_healthy("a bomb");
     }
     let grown = arena.resident_bytes().saturating_sub(before);

@@ -34,6 +34,7 @@ fn one_connection_too_many_from_an_address_gets_429_on_whatever_shard() {
     for _ in 0..20 {
         let response = http::exchange(arena.port(), UPGRADE.as_bytes()).expect("an answer");
         assert_eq!(response.status, 429);
+        arena.note_end(429);
         assert!(
             response.header("retry-after").is_some_and(|wait| wait.parse::<u32>().is_ok()),
             "{response:?}"
@@ -43,7 +44,10 @@ fn one_connection_too_many_from_an_address_gets_429_on_whatever_shard() {
     arena.assert_healthy("with all places taken");
     for client in crowd {
         client.vanish();
-        eventually("the place is free", || Client::open(arena.port(), "/ws", &[]).ok()).close();
+        let newcomer = eventually("the place is free", || {
+            Client::open(arena.port(), "/ws", &[]).map_err(|status| arena.note_end(status)).ok()
+        });
+        newcomer.close();
     }
     arena.assert_restored();
 }
@@ -53,6 +57,7 @@ fn refused_requests_take_no_place() {
     let mut arena = Arena::start(&[("MAX_CONNECTIONS_PER_ADDRESS", "3")]);
     for _ in 0..20 {
         assert_eq!(http::get(arena.port(), "/ws").status, 426);
+        arena.note_end(426);
         assert_eq!(http::get(arena.port(), "/health").status, 200);
     }
     Client::connect(&arena.server).close();
@@ -159,6 +164,7 @@ fn one_connection_too_many_of_a_user_gets_4504_on_whatever_shard_and_however_it_
         let mut late = Client::connect(&arena.server);
         late.send(&json!({"type": "authenticate", "token": ann}));
         assert_eq!(late.expect_close(), 4504);
+        (0..2).for_each(|_| arena.note_end(4504));
     }
     Client::connect_as(&arena.server, &token::of("bob")).close();
     connections.iter_mut().for_each(|client| drop(client.join("r")));
@@ -169,6 +175,9 @@ fn one_connection_too_many_of_a_user_gets_4504_on_whatever_shard_and_however_it_
         assert_eq!(socket.response().status, 101);
         let greeted =
             socket.frame().is_some_and(|frame| frame.payload.starts_with(b"{\"type\":\"connection_est"));
+        if !greeted {
+            arena.note_end(4504);
+        }
         greeted.then_some(socket)
     });
     drop((again, connections));
@@ -199,6 +208,7 @@ fn joins_over_the_rate_are_refused_and_in_the_end_closed_for() {
     let joins: Vec<_> = (0..3_000).map(|n| json!({"type": "join_room", "roomId": format!("s{n}")})).collect();
     client.send_at_once(&joins);
     assert_eq!(client.expect_close(), 4005);
+    arena.note_end(4005);
     arena.assert_healthy("joins without end");
     arena.assert_restored();
 }

@@ -15,6 +15,7 @@ mod frames;
 mod injection;
 mod limits;
 mod messages;
+mod pair;
 mod pipelining;
 mod tokens;
 mod upgrade;

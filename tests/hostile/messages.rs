@@ -34,6 +34,7 @@ fn assert_refused(code: &str, texts: &[(&str, String)]) {
             assert_eq!(refusal(&mut socket), code, "{what}");
         }
         assert_eq!(socket.expect_close(), 4502, "{what}");
+        arena.note_end(4502);
         arena.assert_healthy(what);
     }
     arena.assert_restored();
@@ -196,6 +197,7 @@ fn messages_against_the_rules_of_the_server_reach_nobody_and_the_path_at_fault_i
     witness.assert_none("room_message");
     (0..10).for_each(|_| sender.send(&roll(json!(null))));
     assert_eq!(sender.expect_close(), 4502);
+    arena.note_end(4502);
     drop(witness);
     arena.assert_healthy("rules");
     arena.assert_restored();

@@ -9,12 +9,13 @@ use serde_json::{Map, Value, json};
 
 use crate::arena::{Arena, connect};
 use crate::harness::client::Client;
-use crate::harness::free_port;
 use crate::harness::http;
 use crate::harness::process::Process;
 use crate::harness::raw::{RawSocket, UPGRADE};
+use crate::harness::redis::RedisServer;
 use crate::harness::server::{Server, command};
 use crate::harness::token::{self, REQUIRED, SECRET, seconds_from_now};
+use crate::harness::{eventually, free_port};
 
 /// A server that wants tokens, with a healthy pair that has them.
 #[track_caller]
@@ -132,6 +133,7 @@ fn bad_tokens_are_refused_at_the_upgrade_and_in_authenticate_and_never_shown() {
     for (what, token) in &tokens {
         let response = http::exchange(arena.port(), upgrade_with(token).as_bytes()).expect("an answer");
         assert_eq!(response.status, 401, "{what}");
+        arena.note_end(401);
         let shows = |text: &str| !token.is_empty() && text.contains(token);
         assert!(!shows(&response.body), "{what}: the answer repeats the token");
         let mut socket = unauthenticated(&arena);
@@ -140,6 +142,7 @@ fn bad_tokens_are_refused_at_the_upgrade_and_in_authenticate_and_never_shown() {
         assert_eq!((&error["code"], &error["messageId"]), (&json!("unauthenticated"), &json!("1")), "{what}");
         assert!(!shows(&error.to_string()), "{what}: the error repeats the token");
         assert_eq!(socket.expect_close(), 4500, "{what}");
+        arena.note_end(4500);
         arena.assert_healthy(what);
     }
     let metrics = http::get(arena.port(), "/metrics").body;
@@ -172,6 +175,7 @@ fn a_token_without_the_audience_is_refused() {
         let request = upgrade_with(&with(audience.clone()));
         let response = http::exchange(arena.port(), request.as_bytes()).expect("an answer");
         assert_eq!(response.status, 401, "{audience}");
+        arena.note_end(401);
         arena.assert_healthy("a wrong audience");
     }
     arena.assert_restored();
@@ -197,6 +201,7 @@ fn who_only_talks_and_never_authenticates_is_closed_with_4501() {
         assert_eq!(socket.event()["code"], "unauthenticated", "{request}");
     }
     assert_eq!(socket.expect_close(), 4501);
+    arena.note_end(4501);
     arena.assert_healthy("idleness");
     arena.assert_restored();
 }
@@ -213,6 +218,7 @@ fn nothing_is_delivered_after_a_token_has_expired() {
     let mut witness = Client::connect_as(&arena.server, &token::of("witness"));
     witness.join("r");
     assert_eq!(socket.expect_close(), 4001);
+    arena.note_end(4001);
     witness.expect("user_left_room");
     drop((socket, witness));
     arena.assert_healthy("an expired token");
@@ -300,11 +306,35 @@ fn no_message_comes_before_the_greeting() {
 
 #[test]
 fn a_drain_while_tokens_are_refused_ends_well() {
-    let mut arena = arena(&[]);
+    let arena = arena(&[]);
     let mut sockets: Vec<_> = (0..50).map(|_| unauthenticated(&arena)).collect();
     for socket in &mut sockets {
         socket.send_text(&json!({"type": "authenticate", "token": "a.b.c"}).to_string());
     }
-    arena.server.process.signal(Signal::TERM);
-    assert!(arena.server.process.wait().success());
+    let (mut server, _pair) = arena.into_parts();
+    server.process.signal(Signal::TERM);
+    assert!(server.process.wait().success());
+}
+
+#[test]
+fn a_user_is_disconnected_by_an_order_to_another_instance() {
+    let redis = RedisServer::start();
+    let settings = [&REQUIRED[..], &[("API_KEY", "the key of these tests")]].concat();
+    let other = Server::in_cluster(&redis, "a", &settings);
+    let server = Server::in_cluster(&redis, "b", &settings);
+    let pair = ["ann", "bob"].map(|user| Client::connect_as(&server, &token::of(user)));
+    let mut arena = Arena::around(server, pair);
+    eventually("the instances know each other", || {
+        (other.get_json("/stats")["totalInstances"] == 2).then_some(())
+    });
+    let mut mallory = Client::connect_as(&arena.server, &token::of("mallory"));
+    let order = "POST /api/v1/users/mallory/disconnect HTTP/1.1\r\nHost: x\r\n\
+                 X-API-Key: the key of these tests\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    let answer = http::exchange(other.port, order.as_bytes()).expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(mallory.expect_close(), 4503);
+    arena.note_end(4503);
+    drop(mallory);
+    arena.assert_healthy("a disconnection");
+    arena.assert_restored();
 }

@@ -28,6 +28,13 @@ fn and(lines: &str) -> Vec<u8> {
 /// What is sent, in words and bytes, and the status that must come back.
 type Row = (&'static str, Vec<u8>, u16);
 
+/// A request was answered. What became a WebSocket has not ended by that.
+fn note_status(arena: &mut Arena, status: u16) {
+    if ![101, 200].contains(&status) {
+        arena.note_end(status);
+    }
+}
+
 #[track_caller]
 fn assert_statuses(arena: &mut Arena, rows: &[Row]) {
     for (what, request, status) in rows {
@@ -35,6 +42,7 @@ fn assert_statuses(arena: &mut Arena, rows: &[Row]) {
         // The server may answer and close before it has taken all of it.
         let _ = socket.try_send(request);
         assert_eq!(socket.response().status, *status, "{what}");
+        note_status(arena, *status);
         drop(socket);
         arena.assert_healthy(what);
     }
@@ -142,6 +150,7 @@ fn a_head_that_drips_gets_408_when_its_time_in_all_is_up() {
     });
     assert!(answered, "the server waited for all of it");
     assert_eq!(socket.response().status, 408);
+    arena.note_end(408);
     assert!(since.elapsed() >= Duration::from_secs(5), "{:?}", since.elapsed());
     drop(socket);
     arena.assert_healthy("dripping");
@@ -169,12 +178,14 @@ fn half_open_handshakes_are_bounded_and_newcomers_still_get_in() {
     for stream in sockets {
         let response = RawSocket::over(stream).response();
         assert_eq!(response.status, 503, "the oldest make room");
+        arena.note_end(503);
         assert!(response.header("retry-after").is_some(), "{response:?}");
     }
     for stream in late {
         // The newcomer has taken the place of one.
         let status = RawSocket::over(stream).response().status;
         assert!([408, 503].contains(&status), "{status}");
+        arena.note_end(status);
     }
     arena.assert_restored();
 }
@@ -185,10 +196,13 @@ fn a_full_server_refuses_with_503_and_a_time_to_come_back() {
     let third = Client::connect(&arena.server);
     let response = http::exchange(arena.port(), UPGRADE.as_bytes()).expect("an answer");
     assert_eq!(response.status, 503);
+    arena.note_end(503);
     assert!(response.header("retry-after").is_some_and(|wait| wait.parse::<u32>().is_ok()), "{response:?}");
     arena.assert_healthy("when full");
     third.vanish();
-    crate::harness::eventually("there is room again", || Client::open(arena.port(), "/ws", &[]).ok());
+    crate::harness::eventually("there is room again", || {
+        Client::open(arena.port(), "/ws", &[]).map_err(|status| arena.note_end(status)).ok()
+    });
     arena.assert_restored();
 }
 
@@ -220,6 +234,7 @@ fn a_client_that_closes_its_own_end_first_gets_its_answer() {
         socket.send(&request);
         stream.shutdown(Shutdown::Write).expect("the connection is open");
         assert_eq!(socket.response().status, status, "{what}");
+        note_status(&mut arena, status);
         socket.assert_ends();
         arena.assert_healthy(what);
     }

@@ -127,7 +127,7 @@ pub fn settings(port: u16) -> RedisSettings {
         heartbeat_interval: Duration::from_millis(200),
         cleanup_interval: Duration::from_millis(200),
         inactive_threshold: Duration::from_secs(30),
-        connections_per_user: 0,
+        counts_connections: false,
     }
 }
 

@@ -4,6 +4,7 @@ mod harness;
 mod history;
 mod lanes;
 mod process;
+mod sessions;
 
 use std::time::Duration;
 

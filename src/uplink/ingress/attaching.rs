@@ -8,7 +8,7 @@ use redis::{ServerError, Value, cmd};
 use super::{Expect, Ingress};
 use crate::identity::{ConnectionId, RoomId, SocketId, UserId};
 use crate::room::route::RoomRoute;
-use crate::shard::envelope::Envelope;
+use crate::shard::envelope::{Counted, Envelope};
 use crate::uplink::channel::Channel;
 use crate::uplink::link::{LinkError, PASSING};
 use crate::uplink::script_queue::Outgoing;
@@ -34,7 +34,7 @@ impl Ingress {
         &mut self,
         user: UserId,
         connection: ConnectionId,
-        counted: Option<SocketId>,
+        counted: Option<Counted>,
         now: Instant,
     ) {
         let counted = counted.filter(|_| self.sessions.counts());
@@ -42,8 +42,8 @@ impl Ingress {
         let waits = counted.is_none().then_some(connection);
         self.subscribe(Channel::User(user.as_str()), waits, now);
         self.delivery.add_user(user.clone());
-        if let Some(socket) = counted {
-            self.call_sessions(Call::Attach { user, socket }, now);
+        if let Some(Counted { socket, most }) = counted {
+            self.call_sessions(Call::Attach { user, socket, most }, now);
         }
     }
 
