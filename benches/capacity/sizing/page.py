@@ -176,26 +176,33 @@ def _overload(found):
     runs = _made(found, "overload")
     if not runs:
         return []
-    run = runs[0]
+    columns = [_overload_cells(run) for run in runs]
+    rows = [[label, *(column[label] for column in columns)] for label in columns[0]]
+    headings = ["", *(f"rooms of {run['room']}" for run in runs)]
+    plots = [f"![overload, rooms of {run['room']}](capacity/overload-{run['room']}.svg)" for run in runs]
+    return ["### Overload", "\n".join(plots), "\n".join(_table(headings, rows))]
+
+
+def _overload_cells(run):
     surge, steady = run["surge"], run["steady"]
     recovered = run["recovered_after_seconds"]
     when = "not within the run" if recovered is None else f"in the second that began {recovered:.1f} s after the surge"
     closed = ", ".join(f"{number:,} × {reason}" for reason, number in surge["connections_lost"].items()) or "none"
     grown = (run["resident_bytes_most"] or 0) - (run["resident_bytes_before"] or 0)
-    rows = [
-        ["highest rate within the goal", f"{run['highest_deliveries_per_second']:,.0f} deliveries/s"],
-        ["offered in the surge", f"{2 * run['highest_deliveries_per_second']:,.0f} deliveries/s"],
-        ["those of the steady rooms lost", _number(steady["lost"])],
-        ["steady rooms: p50, p99, slowest", f"{steady['p50_ms']} ms, {steady['p99_ms']} ms, {steady['max_ms']} ms"],
-        ["surging rooms: p50, p99, slowest", f"{surge['p50_ms']} ms, {surge['p99_ms']} ms, {surge['max_ms']} ms"],
-        ["surging connections closed", closed],
-        ["surging messages held back by full sockets", _number(surge["unsent"])],
-        ["resident memory grew by", f"{grown / 1e6:.1f} MB"],
-        ["p99 of the steady rooms within the goal again", when],
-        ["generators' CPU", f"{steady['generator_percent']:.0f} % and {surge['generator_percent']:.0f} % of a core"],
-    ]
-    lines = ["| | |", "|---|---|", *(f"| {label} | {value} |" for label, value in rows)]
-    return ["### Overload", "![overload](capacity/overload.svg)", "\n".join(lines)]
+    refused = [sum(side["refused"].values()) for side in (steady, surge)]
+    return {
+        "highest rate within the goal, deliveries/s": _number(run["highest_deliveries_per_second"]),
+        "offered in the surge, deliveries/s": _number(2 * run["highest_deliveries_per_second"]),
+        "messages refused (`unavailable`): steady, surging": " · ".join(_number(number) for number in refused),
+        "deliveries lost: steady, surging": f"{_number(steady['lost'])} · {_number(surge['lost'])}",
+        "steady rooms: p50, p99, slowest": f"{steady['p50_ms']} ms, {steady['p99_ms']} ms, {steady['max_ms']} ms",
+        "surging rooms: p50, p99, slowest": f"{surge['p50_ms']} ms, {surge['p99_ms']} ms, {surge['max_ms']} ms",
+        "surging connections closed": closed,
+        "surging messages held back by full sockets": _number(surge["unsent"]),
+        "resident memory grew by": f"{grown / 1e6:.1f} MB",
+        "p99 of the steady rooms within the goal again": when,
+        "generators' CPU": f"{steady['generator_percent']:.0f} % and {surge['generator_percent']:.0f} % of a core",
+    }
 
 
 def _coefficients(models):
@@ -465,8 +472,8 @@ def charts(found, models):
     for run in _made(found, "overload"):
         series = run["series"]
         line = lambda name: [(point["second"] + 0.5, point[name]) for point in series]  # noqa: E731
-        plots["overload"] = Chart(
-            "Twice the highest rate for ten seconds: latency of other rooms",
+        plots[f"overload-{run['room']}"] = Chart(
+            f"Twice the highest rate for ten seconds, rooms of {run['room']}: latency of other rooms",
             "time (s)",
             "latency (ms)",
             [

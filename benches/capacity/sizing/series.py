@@ -32,6 +32,11 @@ MOST_MESSAGES, MOST_BYTES = 8_000, 100e6
 
 # The goal of the search for the highest rate, in milliseconds, and how far the search goes.
 GOAL_MS, PRECISION = 50, 1.25
+# The overloads: members of a room, connections, messages per second where the search for the highest rate begins. In rooms
+# of 50 sending is the work, in rooms of 2 it is handling messages.
+OVERLOADS = [(50, 500, 500), (2, 100, 20_000)]
+# The highest rate that is tried, in messages per second.
+LAST_RATE = 1_000_000
 # Programs that take the server's core away from it in the overload, so that it and not the generator is at its limit.
 COMPETITORS = 2
 
@@ -91,7 +96,9 @@ def instances(machine, scale):
 
 def overload(machine, scale):
     """What happens at twice the highest rate, and afterwards."""
-    return [lambda: _overload(machine, scale)]
+    return [
+        lambda r=room, c=connections, f=first / scale: _overload(machine, r, c, f) for room, connections, first in OVERLOADS
+    ]
 
 
 SERIES = {
@@ -132,16 +139,15 @@ def _competitors(machine):
             processes.end(process)
 
 
-def _highest(machine, servers, peer, scale):
-    """The highest rate within the goal, in messages per second in rooms of 50; None if none was reached."""
+def _highest(machine, servers, peer, room, connections, rate):
+    """The highest rate within the goal, in messages per second, searched from `rate` on; None if none was reached."""
     low = high = None
-    rate = 500 / scale
-    while (low is None or high is None or high / low > PRECISION) and 1 <= rate <= 30_000:
-        load = {"connections": 500, "room_size": 50, "rate": rate, "room_prefix": f"search-{rate:.0f}"}
+    while (low is None or high is None or high / low > PRECISION) and 1 <= rate <= LAST_RATE:
+        load = {"connections": connections, "room_size": room, "rate": rate, "room_prefix": f"search-{rate:.0f}"}
         with machine.rooms(peer, servers, 5, 2, **load) as generator:
             result = generator.result(60)
         p99 = (result["latency_ms"] or {}).get("p99")
-        kept_up = not result["problems"] and result["deliveries_per_second"] >= 0.98 * rate * 49
+        kept_up = not result["problems"] and result["deliveries_per_second"] >= 0.98 * rate * (room - 1)
         if kept_up and p99 is not None and p99 <= GOAL_MS:
             low = rate
         else:
@@ -153,17 +159,17 @@ def _highest(machine, servers, peer, scale):
     return low
 
 
-def _overload(machine, scale):
+def _overload(machine, room, connections, first):
     """Half of the highest rate all the time from one generator; from another, for ten seconds in between, so much that
     both together are twice the highest rate."""
     peer = tableforge()
     lead, surge_seconds, after = 4, 10, 8
     with _competitors(machine), machine.servers(peer) as servers:
-        highest = _highest(machine, servers, peer, scale)
+        highest = _highest(machine, servers, peer, room, connections, first)
         if highest is None:
             raise RunFailed("not even one message per second was within the goal")
-        steady = {"connections": 500, "room_size": 50, "rate": highest / 2, "room_prefix": "steady"}
-        surge = {"connections": 500, "room_size": 50, "rate": highest * 1.5, "room_prefix": "surge"}
+        steady = {"connections": connections, "room_size": room, "rate": highest / 2, "room_prefix": "steady"}
+        surge = {"connections": connections, "room_size": room, "rate": highest * 1.5, "room_prefix": "surge"}
         with machine.rooms(peer, servers, 5, lead + surge_seconds + after, **steady) as calm:
             calm.await_ready()
             begun = time.monotonic()
@@ -176,8 +182,9 @@ def _overload(machine, scale):
     series = steady_result.get("series", [])
     surge_until = surge_from + surge_seconds + 0.1
     return {
+        "room": room,
         "highest_messages_per_second": highest,
-        "highest_deliveries_per_second": highest * 49,
+        "highest_deliveries_per_second": highest * (room - 1),
         "surge_from": surge_from,
         "surge_until": surge_until,
         "recovered_after_seconds": _recovery(series, surge_until),
