@@ -205,6 +205,8 @@ fn the_debian_package_names_files_that_are_there() {
             let entries = std::fs::read_dir(root.join(directory)).unwrap();
             let fits = entries.flatten().any(|entry| entry.path().to_string_lossy().ends_with(ending));
             assert!(fits, "{from}");
+        } else if let Some(made) = from.strip_prefix("target/package/") {
+            assert!(read("debian/build").contains(&format!("> \"$made/{made}\"")), "nothing makes {from}");
         } else {
             assert!(from.starts_with("target/release/") || root.join(from).exists(), "{from}");
         }
