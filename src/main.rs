@@ -15,7 +15,7 @@ use tableforge::admin::command_line::{self, AdminArgs};
 use tableforge::command::keys::SECRET_ALGORITHMS;
 use tableforge::config::setting::{SettingError, parse_span};
 use tableforge::config::sources::SettingArgs;
-use tableforge::config::{Checked, Mode, Settings};
+use tableforge::config::{Checked, Settings};
 use tableforge::permission::RoomRight;
 use tableforge::reload::Origin;
 use tableforge::{doctor, limits, logging, preflight, server};
@@ -150,45 +150,54 @@ fn print(text: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// One page: the commands, and a section for the options of each.
+/// One page that refers to no other: the program, and a section for each command.
 fn man_page() -> Result<Vec<u8>, Failure> {
     let mut page = Vec::new();
     let mut write = || {
-        let command = Cli::command();
-        clap_mangen::Man::new(command.clone()).render(&mut page)?;
-        for sub in command.get_subcommands() {
-            let title = format!("tableforge {}", sub.get_name());
-            writeln!(page, ".SH \"{}\"", title.to_uppercase())?;
-            let sub = clap_mangen::Man::new(sub.clone().bin_name(title));
-            sub.render_synopsis_section(&mut page)?;
-            sub.render_options_section(&mut page)?;
-        }
-        Ok(())
+        let mut command = Cli::command().disable_help_subcommand(true);
+        command.build();
+        let man = clap_mangen::Man::new(command.clone());
+        man.render_title(&mut page)?;
+        man.render_name_section(&mut page)?;
+        man.render_synopsis_section(&mut page)?;
+        man.render_options_section(&mut page)?;
+        command.get_subcommands().try_for_each(|sub| man_of(sub, &mut page))?;
+        man.render_version_section(&mut page)
     };
     write().map_err(|error: std::io::Error| (error.into(), FAILED))?;
     Ok(page)
 }
 
+/// The section of a command, and those of its own commands.
+fn man_of(command: &clap::Command, page: &mut Vec<u8>) -> std::io::Result<()> {
+    let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
+    writeln!(page, ".SH \"{}\"", name.to_uppercase())?;
+    let mut body = Vec::new();
+    let man = clap_mangen::Man::new(command.clone());
+    man.render_description_section(&mut body)?;
+    man.render_synopsis_section(&mut body)?;
+    man.render_options_section(&mut body)?;
+    for line in String::from_utf8_lossy(&body).lines() {
+        match line.strip_prefix(".SH ") {
+            Some(heading) => writeln!(page, ".SS {heading}")?,
+            None => writeln!(page, "{line}")?,
+        }
+    }
+    command.get_subcommands().try_for_each(|sub| man_of(sub, page))
+}
+
 /// 0 when the server can run, 1 when not; what was found goes to stdout either way.
 fn diagnose(args: DoctorArgs) -> ExitCode {
-    let defaults = Settings::from_given(Mode::Dev, &[]).map(|checked| checked.settings);
-    let given = args.settings.load().map(|checked| checked.settings).map_err(|error| error.to_string());
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let root = variable("TABLEFORGE_TUNING_ROOT").unwrap_or_else(|| "/".to_owned());
     let shard_cpus = variable("TABLEFORGE_SHARD_CPUS");
-    let defaults = match defaults {
-        Ok(defaults) => defaults,
+    let diagnosis = match doctor::diagnose(args.settings.read(), Path::new(&root), shard_cpus.as_deref()) {
+        Ok(diagnosis) => diagnosis,
         Err(error) => {
             eprintln!("tableforge: {error}");
             return ExitCode::from(FAILED);
         }
     };
-    let diagnosis = doctor::diagnose(
-        given.as_ref().map_err(Clone::clone),
-        &defaults,
-        Path::new(&root),
-        shard_cpus.as_deref(),
-    );
     let text = match serde_json::to_string(&diagnosis) {
         Ok(json) if args.json => format!("{json}\n"),
         _ => diagnosis.to_string(),

@@ -87,10 +87,18 @@ fn flag_goes_before_environment_and_environment_before_file() {
 }
 
 #[test]
-fn an_unknown_key_in_the_file_is_refused_with_the_nearest_one() {
-    let file = File::new("unknown", "redis-hots = \"localhost\"\n");
-    let text = refusal(&run(&["serve", "--config", file.path()], &[]), 2);
-    assert!(text.contains("\"redis-hots\"") && text.contains("\"redis_host\""), "{text}");
+fn an_unknown_key_in_the_file_is_refused_with_the_one_that_it_is_like() {
+    for (key, setting) in [("redis-hots", "redis_host"), ("JWT_ISSUR", "jwt_issuer"), ("shard", "shards")] {
+        let file = File::new("unknown", &format!("{key} = \"x\"\n"));
+        let text = refusal(&run(&["serve", "--config", file.path()], &[]), 2);
+        assert!(text.contains(&format!("{key:?} is not a setting; did you mean {setting:?}?")), "{text}");
+    }
+    for key in ["volume", "colour", "tables", "x", "worker_threads"] {
+        let file = File::new("unlike", &format!("{key} = 1\n"));
+        let text = refusal(&run(&["serve", "--config", file.path()], &[]), 2);
+        assert!(text.contains(key) && text.contains("tableforge serve --help"), "{text}");
+        assert!(!text.contains("did you mean"), "{text}");
+    }
 }
 
 #[test]
@@ -266,6 +274,10 @@ fn the_man_page_has_every_command_and_setting() {
     let output = run(&["man"], &[]);
     let page = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && page.contains(".TH"), "{page}");
+    for command in ["SERVE", "DEV", "TOKEN", "ADMIN", "ADMIN BAN", "DOCTOR", "COMPLETIONS", "MAN"] {
+        assert!(page.contains(&format!(".SH \"TABLEFORGE {command}\"")), "{command}");
+    }
+    assert!(!page.contains("SUBCOMMANDS"), "that section refers to pages that are not made: {page}");
     for setting in tableforge::config::catalog::settings() {
         let flag = setting.flag().replace('-', "\\-");
         assert!(page.contains(&flag), "{flag}");
@@ -291,6 +303,39 @@ fn the_doctor_says_what_the_machine_carries() {
         text.contains("carries 7 idle connections") && text.contains("The server can run here."),
         "{text}"
     );
+}
+
+#[test]
+fn the_doctor_says_of_a_wrong_setting_what_the_start_says_and_looks_at_the_rest() {
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let rest =
+        format!("ws_port = 0\nws_max_connections = 7\nredis_host = \"127.0.0.1\"\nredis_port = {unused}\n");
+    let file = File::new("doctor", &format!("auth_required = false\nshards = 101\n{rest}"));
+    let start = refusal(&run(&["serve", "--config", file.path()], &[]), 2);
+    let output = run(&["doctor", "--json", "--config", file.path()], &[]);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &said["ok"]), (Some(1), &false.into()), "{said}");
+    let failed: Vec<_> =
+        said["checks"].as_array().unwrap().iter().filter(|check| check["verdict"] == "failed").collect();
+    assert_eq!(
+        (failed.len(), &failed[0]["name"], &failed[1]["name"]),
+        (2, &"settings".into(), &"redis".into())
+    );
+    assert_eq!(format!("tableforge: {}\n", failed[0]["text"].as_str().unwrap()), start);
+    assert!(failed[1]["text"].as_str().unwrap().contains(&format!("127.0.0.1:{unused}")), "{said}");
+    assert_eq!(said["carries"]["bySetting"], 7, "what is right in the file is used");
+    assert_eq!(said["checks"].as_array().unwrap().len(), 8, "every other look is made: {said}");
+}
+
+#[test]
+fn the_doctor_names_an_unknown_key_and_looks_at_the_rest() {
+    let file = File::new("doctor-key", "redis-hots = \"localhost\"\n");
+    let start = refusal(&run(&["serve", "--config", file.path()], &[]), 2);
+    let output = run(&["doctor", "--config", file.path()], &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let row = format!("FAILED  settings       {}", start.strip_prefix("tableforge: ").unwrap());
+    assert!(output.status.code() == Some(1) && text.starts_with(&row), "{text}");
+    assert!(text.contains("\nok      kernel") && text.contains("idle connections"), "{text}");
 }
 
 #[test]

@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tableforge::config::catalog;
 use tableforge::config::reload::LIVE;
-use tableforge::config::sources::parse_file;
+use tableforge::config::setting::Source;
+use tableforge::config::sources::{Given, parse_file};
+use tableforge::config::{Mode, Settings};
 
 fn path(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)
@@ -131,7 +133,8 @@ fn the_seccomp_profile_allows_io_uring_and_no_calls_of_administrators() {
 fn kubernetes_asks_the_right_addresses_and_waits_for_the_drain() {
     let documents = yaml("kubernetes/tableforge.yaml");
     let kinds: Vec<_> = documents.iter().map(|document| document["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["Deployment", "Service", "PodDisruptionBudget"]);
+    assert_eq!(kinds, ["ConfigMap", "Deployment", "Service", "PodDisruptionBudget"]);
+    let (configured, documents) = (&documents[0]["data"], &documents[1..]);
     let template = &documents[0]["spec"]["template"];
     let (pod, labels) = (&template["spec"], &template["metadata"]["labels"]);
     for selector in [
@@ -151,7 +154,15 @@ fn kubernetes_asks_the_right_addresses_and_waits_for_the_drain() {
     for variable in container["env"].as_array().unwrap() {
         let name = variable["name"].as_str().unwrap();
         assert!(catalog::find(name).is_some(), "{name} is no setting");
+        if let Some(key) = variable["valueFrom"]["configMapKeyRef"]["key"].as_str() {
+            let value = configured[key].as_str().unwrap();
+            let given = [("AUTH_REQUIRED", "false"), (name, value)]
+                .map(|(name, value)| Given::new(name, value, Source::Environment));
+            Settings::from_given(Mode::Serve, &given).unwrap();
+        }
     }
+    let trusted = configured["trusted-proxies"].as_str().unwrap();
+    assert_eq!(trusted, "192.0.2.0/24", "before it is set, nobody is believed");
     assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "Localhost");
 }
 
@@ -194,6 +205,8 @@ fn the_debian_package_names_files_that_are_there() {
             let entries = std::fs::read_dir(root.join(directory)).unwrap();
             let fits = entries.flatten().any(|entry| entry.path().to_string_lossy().ends_with(ending));
             assert!(fits, "{from}");
+        } else if let Some(made) = from.strip_prefix("target/package/") {
+            assert!(read("debian/build").contains(&format!("> \"$made/{made}\"")), "nothing makes {from}");
         } else {
             assert!(from.starts_with("target/release/") || root.join(from).exists(), "{from}");
         }

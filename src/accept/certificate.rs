@@ -8,6 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
 use rustls::server::NoServerSessionStorage;
 use rustls::{ServerConfig, version};
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 use crate::config::TlsSettings;
 
@@ -114,6 +115,28 @@ pub fn authorities(
     }
     let found = rustls_native_certs::load_native_certs().certs;
     if found.is_empty() { Err(CertificateError::NoAuthorities(setting)) } else { Ok(found) }
+}
+
+/// What calls of this server to `url` begin with, if that is an https:// address. `file` is as for [`authorities`].
+///
+/// # Errors
+/// When there are no authorities.
+pub fn tls_of_calls(
+    url: &str,
+    setting: &'static str,
+    file: Option<&Path>,
+) -> Result<TlsConfig, CertificateError> {
+    if !url.starts_with("https://") {
+        return Ok(TlsConfig::default());
+    }
+    let authorities = authorities(setting, file)?;
+    let roots: Vec<_> =
+        authorities.iter().map(|authority| Certificate::from_der(authority).to_owned()).collect();
+    Ok(TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        .root_certs(RootCerts::new_with_certs(&roots))
+        .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+        .build())
 }
 
 /// The private key in the file that `setting` names.

@@ -4,14 +4,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rustls::crypto::ring;
 use ureq::Agent;
-use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 use super::breaker::Breaker;
 use super::cache::Cache;
 use super::{Question, Verdict, answer};
-use crate::accept::certificate::{CertificateError, authorities};
+use crate::accept::certificate::{CertificateError, tls_of_calls};
 use crate::config::AuthorizationSettings;
 use crate::limits;
 use crate::metrics::AuthorizationCells;
@@ -58,7 +56,7 @@ pub fn start(
     started: Instant,
 ) -> Result<Sender<Question>, CertificateError> {
     let (ask, questions) = bounded(limits::AUTHORIZE_QUEUE);
-    let tls = tls(settings)?;
+    let tls = tls_of_calls(&settings.url, "AUTHORIZE_CA_FILE", settings.ca_file.as_deref())?;
     // A redirect or a proxy from the environment would send users' names where nobody has configured it.
     let agent = Agent::config_builder()
         .timeout_global(Some(settings.timeout))
@@ -93,21 +91,6 @@ pub fn start(
             .expect("the process may have a few more threads");
     }
     Ok(ask)
-}
-
-/// What calls to an https:// address begin with.
-fn tls(settings: &AuthorizationSettings) -> Result<TlsConfig, CertificateError> {
-    if !settings.url.starts_with("https://") {
-        return Ok(TlsConfig::default());
-    }
-    let authorities = authorities("AUTHORIZE_CA_FILE", settings.ca_file.as_deref())?;
-    let roots: Vec<_> =
-        authorities.iter().map(|authority| Certificate::from_der(authority).to_owned()).collect();
-    Ok(TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        .root_certs(RootCerts::new_with_certs(&roots))
-        .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
-        .build())
 }
 
 impl Asker {

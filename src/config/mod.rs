@@ -342,6 +342,7 @@ impl Draft {
         }
         authentication::check(&settings).map_err(SettingError::Together)?;
         authorization.check().map_err(SettingError::Together)?;
+        settings.traces.check().map_err(SettingError::Together)?;
         if settings.outbox_bytes < 2 * settings.max_message_bytes {
             return wrong(format!(
                 "OUTBOX_BYTES: {} is too little for messages of {} bytes (MAX_MESSAGE_BYTES); allowed: {} or more",

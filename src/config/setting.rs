@@ -392,14 +392,14 @@ pub enum SettingError {
     #[error("{0}")]
     Together(String),
     /// A key in the file that is not a setting.
-    #[error("{path}: {key:?} is not a setting; the nearest is {nearest:?}")]
+    #[error("{path}: {key:?} is not a setting; {instead}")]
     UnknownKey {
         /// The file.
         path: String,
         /// The key as written.
         key: String,
-        /// The most similar key that is one.
-        nearest: String,
+        /// The key that may be meant, or where all are listed.
+        instead: String,
     },
     /// The file could not be used.
     #[error("{path}: {reason}")]

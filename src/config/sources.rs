@@ -151,7 +151,7 @@ pub fn parse_file(path: &Path, text: &str) -> Result<Vec<Given>, SettingError> {
             return Err(SettingError::UnknownKey {
                 path: shown.clone(),
                 key: key.clone(),
-                nearest: nearest_key(key),
+                instead: instead_of(key),
             });
         };
         if given.iter().any(|other| other.setting.name == name) {
@@ -182,11 +182,17 @@ fn plain(value: &toml::Value) -> Option<String> {
     }
 }
 
-fn nearest_key(key: &str) -> String {
+/// Letters that a key may differ in from the setting that is meant: more are another word.
+const MISTYPED: usize = 3;
+
+/// What to write instead of a key that is no setting.
+fn instead_of(key: &str) -> String {
     let key = key.replace('-', "_").to_ascii_lowercase();
-    let likeness = |setting: &&Setting| {
-        let likeness = strsim::normalized_damerau_levenshtein(&key, &setting.key());
-        (likeness * 1e6) as u64
-    };
-    settings().max_by_key(likeness).map(Setting::key).unwrap_or_default()
+    let differing = |setting: &Setting| strsim::damerau_levenshtein(&key, &setting.key());
+    let nearest = settings().map(|setting| (differing(setting), setting.key())).min();
+    // Of a short key, few letters are already most.
+    match nearest.filter(|(differing, _)| *differing <= MISTYPED.min(key.len() / 3)) {
+        Some((_, nearest)) => format!("did you mean {nearest:?}?"),
+        None => "tableforge serve --help lists all settings".to_owned(),
+    }
 }

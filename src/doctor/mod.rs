@@ -1,21 +1,26 @@
 //! `tableforge doctor`: whether the server can run here, what the machine will carry, and what would be better.
 
+mod given;
 pub mod tuning;
 
 use std::fmt;
 use std::path::Path;
 
-use redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
+use crate::config::setting::SettingError;
+use crate::config::sources::Given;
 use crate::config::{RedisSettings, Settings};
+use crate::identity::InstanceId;
 use crate::limits;
 use crate::preflight::{self, PreflightError};
+use crate::uplink;
 use tuning::Tuned;
 
-/// Resident bytes of the server per idle connection that is in a room, measured with 10,000 of them.
-const SERVER_BYTES_PER_CONNECTION: u64 = 1_280;
+/// Resident bytes of the server per idle connection that is in a room: 746 were measured with 15,000 of them
+/// (docs/performance.md), and a third more is for tables that have just doubled and for rooms with few members.
+const SERVER_BYTES_PER_CONNECTION: u64 = 1_024;
 
 /// Bytes of the kernel per idle connection: on Linux 6.18 its objects for socket (2,368), inode (832), file (192),
 /// directory entry (192) and pending receive (256), and what allocation in whole pages adds.
@@ -76,32 +81,28 @@ pub struct Diagnosis {
     pub tuning: Vec<Tuned>,
 }
 
-/// Looks at everything. `settings` are the server's, or why they were refused; `root` is `/` or a made-up one;
-/// `shard_cpus` is as for [`tuning::settings`].
+/// Looks at everything. `read` is what was given for the server, or why it could not be read; `root` is `/` or a made-up
+/// one; `shard_cpus` is as for [`tuning::settings`]. What is wrong with the settings is said, and the rest is looked at
+/// with those that are right.
+///
+/// # Errors
+/// When not even the defaults hold on this machine.
 pub fn diagnose(
-    settings: Result<&Settings, String>,
-    defaults: &Settings,
+    read: Result<Vec<Given>, SettingError>,
     root: &Path,
     shard_cpus: Option<&str>,
-) -> Diagnosis {
-    let mut checks = Vec::new();
-    let given = match settings {
-        Ok(settings) => {
-            checks.push(Check {
-                name: "settings",
-                verdict: Verdict::Ok,
-                text: "allowed, and go together".to_owned(),
-            });
-            settings
-        }
-        Err(text) => {
-            checks.push(Check { name: "settings", verdict: Verdict::Failed, text });
-            defaults
-        }
-    };
-    checks.extend(preflight::looks(given).map(|(name, outcome)| on_machine(name, outcome)));
-    if let Some(redis) = &given.redis {
-        checks.push(reach(redis));
+) -> Result<Diagnosis, SettingError> {
+    let (settings, wrong) = given::usable(read)?;
+    let refused = |error: SettingError| (Verdict::Failed, error.to_string());
+    let mut said: Vec<_> = wrong.into_iter().map(refused).collect();
+    if said.is_empty() {
+        said.push((Verdict::Ok, "allowed, and go together".to_owned()));
+    }
+    let mut checks: Vec<_> =
+        said.into_iter().map(|(verdict, text)| Check { name: "settings", verdict, text }).collect();
+    checks.extend(preflight::looks(&settings).map(|(name, outcome)| on_machine(name, outcome)));
+    if let Some(redis) = &settings.redis {
+        checks.push(reach(redis, &settings.instance_id));
     }
     let tuning = match tuning::settings(root, shard_cpus) {
         Ok(tuning) => tuning,
@@ -111,7 +112,7 @@ pub fn diagnose(
         }
     };
     let ok = checks.iter().all(|check| check.verdict != Verdict::Failed);
-    Diagnosis { ok, checks, carries: Carries::of(given, root), tuning }
+    Ok(Diagnosis { ok, checks, carries: Carries::of(&settings, root), tuning })
 }
 
 fn on_machine(name: &'static str, outcome: Result<Option<String>, PreflightError>) -> Check {
@@ -125,31 +126,13 @@ fn on_machine(name: &'static str, outcome: Result<Option<String>, PreflightError
     Check { name, verdict, text }
 }
 
-fn reach(settings: &RedisSettings) -> Check {
+fn reach(settings: &RedisSettings, instance: &InstanceId) -> Check {
     let place = format!("{}:{}", settings.host, settings.port);
-    let (verdict, text) = match ping(settings) {
+    let (verdict, text) = match uplink::driver::reach(settings, instance) {
         Ok(()) => (Verdict::Ok, format!("{place} answers")),
-        Err(error) => {
-            let cure = "check REDIS_HOST, REDIS_PORT, REDIS_USERNAME and REDIS_PASSWORD, and that it runs";
-            (Verdict::Failed, format!("{place} does not answer: {error}; {cure}"))
-        }
+        Err(error) => (Verdict::Failed, format!("{place} cannot be used: {error}")),
     };
     Check { name: "redis", verdict, text }
-}
-
-fn ping(settings: &RedisSettings) -> redis::RedisResult<()> {
-    let mut login = RedisConnectionInfo::default().set_db(settings.db.into());
-    if let Some(username) = &settings.username {
-        login = login.set_username(username);
-    }
-    if let Some(password) = &settings.password {
-        login = login.set_password(password);
-    }
-    let info: ConnectionInfo = (settings.host.as_str(), settings.port).into_connection_info()?;
-    let client = Client::open(info.set_redis_settings(login))?;
-    let mut connection = client.get_connection_with_timeout(settings.timeout)?;
-    connection.set_read_timeout(Some(settings.timeout))?;
-    redis::cmd("PING").query::<String>(&mut connection).map(|_| ())
 }
 
 impl Carries {

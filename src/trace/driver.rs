@@ -1,5 +1,6 @@
 //! The thread that sends spans to OTLP_ENDPOINT, many at a time, and the clock that they are stamped by.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -7,8 +8,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ureq::Agent;
+use ureq::tls::TlsConfig;
 
 use super::{Span, TraceCounts, Tracer, otlp};
+use crate::accept::certificate::tls_of_calls;
 use crate::config::TraceSettings;
 
 /// Spans that wait for the thread: a second's worth at 4,096 sampled requests a second, some 2 MB.
@@ -52,17 +55,19 @@ impl Exporter {
 /// Starts the exporter for the instance of that name, if there is a collector.
 ///
 /// # Errors
-/// When the system gives no thread or no random numbers.
-pub fn start(settings: &TraceSettings, instance: &str) -> std::io::Result<Option<(Arc<Tracer>, Exporter)>> {
+/// When the system gives no thread or no random numbers, or the authorities cannot be read that the collector's
+/// certificate is checked against.
+pub fn start(settings: &TraceSettings, instance: &str) -> io::Result<Option<(Arc<Tracer>, Exporter)>> {
     let Some(url) = settings.endpoint.clone() else { return Ok(None) };
+    let tls = tls_of_calls(&url, "OTLP_CA_FILE", settings.ca_file.as_deref()).map_err(io::Error::other)?;
     let (spans, taken) = bounded(QUEUE);
     let counts = Arc::<TraceCounts>::default();
-    let seed = getrandom::u64().map_err(std::io::Error::other)?;
+    let seed = getrandom::u64().map_err(io::Error::other)?;
     let tracer = Arc::new(Tracer::new(spans, counts.clone(), settings.sample, seed, unix_ns));
     let (stop, stopping) = bounded(1);
     let (ending, ended) = bounded::<()>(0);
     let exporter = ExporterThread {
-        agent: agent(),
+        agent: agent(tls),
         url,
         instance: instance.to_owned(),
         counts,
@@ -80,13 +85,14 @@ fn unix_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
 }
 
-fn agent() -> Agent {
+fn agent(tls: TlsConfig) -> Agent {
     Agent::config_builder()
         .timeout_global(Some(TIMEOUT))
         .max_redirects(0)
         .max_redirects_will_error(false)
         .http_status_as_error(false)
         .proxy(None)
+        .tls_config(tls)
         .user_agent(concat!("tableforge/", env!("CARGO_PKG_VERSION")))
         .build()
         .into()

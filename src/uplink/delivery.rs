@@ -351,22 +351,23 @@ impl Delivery {
                 return;
             }
         }
+        let now_ms = self.following.now_ms();
         for record in records {
             match (record, channel) {
                 (Record::Event(text), _) => {
                     self.cells.received.add(1);
                     self.frame(channel, None, frame::text(text));
-                    self.arrivals.delivered(channel, text);
+                    self.arrivals.delivered(channel, text, now_ms);
                 }
                 (Record::Stored { position, sender, event }, Channel::Room(name)) => {
                     self.stored(name, (*position, header.origin, *sender), event);
-                    self.arrivals.delivered(channel, event);
+                    self.arrivals.delivered(channel, event, now_ms);
                 }
                 (Record::Presence { joined, member_count, member }, Channel::Room(name)) => {
                     self.presence(name, *joined, *member_count, member);
                 }
                 (Record::Change(number), Channel::Room(name)) => self.change(name, *number),
-                (Record::Companion(body), _) => self.arrivals.announce(body),
+                (Record::Companion(body), _) => self.arrivals.announce(body, now_ms),
                 (Record::Resync, Channel::Room(name)) => self.resync_room(name, reason::PEER_LINK_LOST, None),
                 _ => {}
             }

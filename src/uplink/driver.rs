@@ -193,6 +193,14 @@ fn link<T>(
     Ok(Link::new(handshake, settings.timeout, random()?, now))
 }
 
+/// Connects to Redis and logs in, as the uplink does.
+///
+/// # Errors
+/// When Redis cannot be reached, or refuses.
+pub fn reach(settings: &RedisSettings, instance: &InstanceId) -> Result<(), UplinkError> {
+    preflight::reach(settings, link(settings, instance, "preflight", Instant::now())?)
+}
+
 impl UplinkHandle {
     /// Sends what still waits to be published, says goodbye, takes the instance out of Redis and ends
     /// the threads. Takes at most a few seconds, whatever Redis does.

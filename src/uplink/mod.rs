@@ -51,6 +51,9 @@ pub enum UplinkError {
         "TLS to Redis fails: {0}; check REDIS_TLS, REDIS_CA_FILE, and that the certificate of Redis names REDIS_HOST"
     )]
     Tls(String),
+    /// Redis does not answer, or not as it should.
+    #[error("{0}; check REDIS_HOST, REDIS_PORT and REDIS_TLS, and that it runs")]
+    Unreachable(link::LinkError),
     /// Another live process uses the same instance id.
     #[error("another live process uses this INSTANCE_ID; give each instance its own")]
     NameTaken,

@@ -62,6 +62,21 @@ pub fn check(
     }
 }
 
+/// Connects and logs in, and leaves nothing behind.
+///
+/// # Errors
+/// When Redis cannot be reached, or refuses.
+pub fn reach(settings: &RedisSettings, link: Link<()>) -> Result<(), UplinkError> {
+    match Session::open(&Connector::new(settings)?, link) {
+        Ok(_) => Ok(()),
+        Err(error @ LinkError::Refused { .. }) => Err(UplinkError::Refused(error)),
+        Err(LinkError::Socket(error)) if let Some(reason) = socket::tls_failure(&error) => {
+            Err(UplinkError::Tls(reason))
+        }
+        Err(error) => Err(UplinkError::Unreachable(error)),
+    }
+}
+
 /// A connection on which one command after the other is carried out.
 struct Session {
     stream: Socket,

@@ -1,8 +1,9 @@
-//! The application that decides about joins, asked over https.
+//! The application that decides about joins, and the collector of spans, spoken to over https.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use rustls::crypto::ring;
@@ -15,10 +16,11 @@ use crate::authority::Authority;
 use crate::harness::client::Client;
 use crate::harness::process::Process;
 use crate::harness::server::{Server, command};
-use crate::harness::{free_port, token};
+use crate::harness::{eventually, free_port, token};
 
-/// Starts an application that says yes to everything, with a certificate of `authority` for `localhost`; its port.
-fn start_application(authority: &Authority) -> u16 {
+/// Starts an application that says yes to everything, with a certificate of `authority` for `localhost`: its port, and
+/// the bodies that it gets.
+fn start_application(authority: &Authority) -> (u16, Receiver<String>) {
     authority.issue("application", "localhost");
     let certificate =
         CertificateDer::from_pem_file(authority.path("application.pem")).expect("a certificate");
@@ -32,18 +34,23 @@ fn start_application(authority: &Authority) -> u16 {
     let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = listener.local_addr().expect("it is bound").port();
+    let (bodies, got) = channel();
     thread::spawn(move || {
         for socket in listener.incoming() {
             let connection = ServerConnection::new(config.clone()).expect("a server");
             let stream = StreamOwned::new(connection, socket.expect("a connection"));
-            thread::spawn(move || answer(BufReader::new(stream)));
+            let bodies = bodies.clone();
+            thread::spawn(move || answer(BufReader::new(stream), &bodies));
         }
     });
-    port
+    (port, got)
 }
 
 /// Says yes until the other end goes.
-fn answer(mut stream: BufReader<StreamOwned<ServerConnection, std::net::TcpStream>>) {
+fn answer(
+    mut stream: BufReader<StreamOwned<ServerConnection, std::net::TcpStream>>,
+    bodies: &Sender<String>,
+) {
     loop {
         let (mut line, mut length) = (String::new(), 0);
         while line != "\r\n" {
@@ -55,7 +62,10 @@ fn answer(mut stream: BufReader<StreamOwned<ServerConnection, std::net::TcpStrea
                 length = value.trim().parse().expect("a length");
             }
         }
-        stream.read_exact(&mut vec![0; length]).expect("the body");
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).expect("the body");
+        // Whoever does not look has let go of the other end.
+        let _ = bodies.send(String::from_utf8(body).expect("JSON is text"));
         let body = r#"{"allow":["join"]}"#;
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         if stream.get_mut().write_all(answer.as_bytes()).is_err() {
@@ -67,7 +77,8 @@ fn answer(mut stream: BufReader<StreamOwned<ServerConnection, std::net::TcpStrea
 #[test]
 fn only_an_application_that_proves_itself_is_believed() {
     let (authority, stranger) = (Authority::new(), Authority::new());
-    let url = format!("https://localhost:{}/may", start_application(&authority));
+    let (port, _bodies) = start_application(&authority);
+    let url = format!("https://localhost:{port}/may");
     let (trusted, foreign) = (authority.path("ca.pem"), stranger.path("ca.pem"));
     for (ca, outcome) in [(&trusted, "room_joined"), (&foreign, "error")] {
         let settings = [
@@ -86,15 +97,38 @@ fn only_an_application_that_proves_itself_is_believed() {
 }
 
 #[test]
+fn spans_go_only_to_a_collector_that_proves_itself() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let (port, bodies) = start_application(&authority);
+    let endpoint = format!("https://localhost:{port}");
+    let start = |ca: &str| {
+        Server::start(&[("OTLP_ENDPOINT", &endpoint), ("OTLP_CA_FILE", ca), ("TRACE_SAMPLE", "1")])
+    };
+    let wary = start(&stranger.path("ca.pem"));
+    Client::connect(&wary).join("r");
+    eventually("an export fails", || {
+        wary.metric("tableforge_trace_export_failures_total").filter(|failures| *failures >= 1.0)
+    });
+    assert!(bodies.try_recv().is_err(), "the collector has heard nothing");
+    let server = start(&authority.path("ca.pem"));
+    Client::connect(&server).join("r");
+    let body = eventually("spans come", || bodies.try_recv().ok());
+    assert!(body.contains("resourceSpans") && body.contains("upgrade"), "{body}");
+}
+
+#[test]
 fn a_file_of_authorities_that_cannot_be_used_stops_the_start() {
     let authority = Authority::new();
-    let refused = |url: &str, ca: &str, words: &[&str]| {
-        let settings = [("AUTHORIZE_URL", url), ("AUTHORIZE_CA_FILE", ca), ("LOG_LEVEL", "off")];
-        let mut process = Process::start("tableforge", &mut command("serve", free_port(), &settings));
-        assert!(!process.wait().success());
-        let output = process.output();
-        assert!(words.iter().all(|word| output.contains(word)), "{words:?}: {output}");
-    };
-    refused("https://localhost:1/", &authority.path("missing.pem"), &["AUTHORIZE_CA_FILE", "missing.pem"]);
-    refused("http://localhost:1/", &authority.path("ca.pem"), &["AUTHORIZE_CA_FILE", "https://"]);
+    let (missing, unused) = (authority.path("missing.pem"), authority.path("ca.pem"));
+    for (address, file) in [("AUTHORIZE_URL", "AUTHORIZE_CA_FILE"), ("OTLP_ENDPOINT", "OTLP_CA_FILE")] {
+        for (url, ca, word) in
+            [("https://localhost:1/", &missing, "missing.pem"), ("http://localhost:1/", &unused, "https://")]
+        {
+            let settings = [(address, url), (file, ca.as_str()), ("LOG_LEVEL", "off")];
+            let mut process = Process::start("tableforge", &mut command("serve", free_port(), &settings));
+            assert!(!process.wait().success());
+            let output = process.output();
+            assert!(output.contains(file) && output.contains(word), "{output}");
+        }
+    }
 }

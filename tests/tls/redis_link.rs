@@ -118,6 +118,24 @@ fn a_redis_that_asks_for_a_certificate_gets_it() {
 }
 
 #[test]
+fn the_doctor_reaches_redis_as_the_server_does() {
+    let redis = SecuredRedis::start("127.0.0.1", "no");
+    let stranger = Authority::new().path("ca.pem");
+    for (ca, verdict, word) in
+        [(redis.authority.path("ca.pem"), "ok", "answers"), (stranger, "failed", "REDIS_CA_FILE")]
+    {
+        let settings = redis.settings(&[("REDIS_CA_FILE", &ca), ("AUTH_REQUIRED", "false")]);
+        let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let output = command("doctor", free_port(), &settings).arg("--json").output().expect("it runs");
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let checks = said["checks"].as_array().expect("a list");
+        let row = checks.iter().find(|check| check["name"] == "redis").expect("a row about Redis");
+        assert_eq!(row["verdict"], verdict, "{said}");
+        assert!(row["text"].as_str().expect("text").contains(word), "{row}");
+    }
+}
+
+#[test]
 fn a_redis_without_tls_counts_as_not_reached_and_the_log_says_why() {
     let plain = crate::harness::redis::RedisServer::start();
     let authority = Authority::new();

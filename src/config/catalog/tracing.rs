@@ -1,6 +1,6 @@
 //! Which requests are followed, and where the spans go.
 
-use super::put;
+use super::{path, put};
 use crate::config::setting::Group::Tracing;
 use crate::config::setting::Preset::{Is, Unset};
 use crate::config::setting::{Kind, Setting};
@@ -14,8 +14,19 @@ pub static SETTINGS: &[Setting] = &[
         default: Unset("none: nothing is traced"),
         kind: Kind::Text {
             what: "the address of a collector",
-            allowed: "http://HOST:PORT or http://HOST:PORT/PATH, without user and password",
+            allowed: "http://HOST:PORT or http://HOST:PORT/PATH, or with https, without user and password",
             set: |d, value| put(&mut d.settings.traces.endpoint, endpoint(value).map(Some)),
+        },
+    },
+    Setting {
+        name: "OTLP_CA_FILE",
+        group: Tracing,
+        prose: "Certificates (PEM) of the authorities that an https:// OTLP_ENDPOINT is checked against.",
+        default: Unset("those of the system"),
+        kind: Kind::Text {
+            what: "a path",
+            allowed: "a file in PEM form",
+            set: |d, value| path(&mut d.settings.traces.ca_file, value),
         },
     },
     Setting {
@@ -33,12 +44,12 @@ pub static SETTINGS: &[Setting] = &[
 
 fn endpoint(value: &str) -> Option<String> {
     let value = value.trim();
-    let rest = value.strip_prefix("http://")?;
+    let (scheme, rest) = value.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https"))?;
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let graphic = |b: u8| b.is_ascii_graphic() && !matches!(b, b'@' | b'?' | b'#' | b'"' | b'<' | b'>');
     let valid = !authority.is_empty() && !authority.starts_with(':') && rest.bytes().all(graphic);
     let path = if path.is_empty() { "v1/traces" } else { path };
-    valid.then(|| format!("http://{authority}/{path}"))
+    valid.then(|| format!("{scheme}://{authority}/{path}"))
 }
 
 fn part(value: &str) -> Option<f64> {
@@ -52,9 +63,12 @@ mod tests {
     #[test]
     fn an_endpoint_without_a_path_gets_the_usual_one() {
         assert_eq!(endpoint("http://c:4318").as_deref(), Some("http://c:4318/v1/traces"));
+        assert_eq!(endpoint("https://c").as_deref(), Some("https://c/v1/traces"));
         assert_eq!(endpoint("http://c:4318/").as_deref(), Some("http://c:4318/v1/traces"));
         assert_eq!(endpoint("http://[::1]:4318/otlp/v1").as_deref(), Some("http://[::1]:4318/otlp/v1"));
-        for wrong in ["c:4318", "https://c", "http://", "http://u:p@c/", "http://c/a b", "http:///x"] {
+        for wrong in
+            ["c:4318", "ftp://c", "http://", "https://", "http://u:p@c/", "http://c/a b", "http:///x"]
+        {
             assert_eq!(endpoint(wrong), None, "{wrong}");
         }
     }
