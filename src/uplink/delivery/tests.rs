@@ -190,6 +190,53 @@ fn a_lost_last_batch_shows_when_its_number_is_repeated() {
     assert_eq!(resyncs(&[(5, quiet(8, 3_500))]), none, "perhaps sent before the subscription was active");
 }
 
+/// What the shard is sent: messages, and reasons of resyncs.
+fn heard(shard: &Receiver<Envelope>) -> Vec<&'static str> {
+    let all = std::iter::from_fn(|| shard.try_recv().ok());
+    let name = |envelope| match envelope {
+        Envelope::RoomFrame { .. } => "message",
+        Envelope::RoomResync { reason, .. } => reason,
+        other => panic!("unexpected {other:?}"),
+    };
+    all.map(name).collect()
+}
+
+#[test]
+fn a_batch_of_before_a_loss_of_the_own_link_is_refused_behind_later_ones() {
+    let none = [""; 0];
+    let (mut delivery, shard) = delivery_to(64);
+    let start = std::time::Instant::now();
+    delivery.following().clock(start);
+    let deliver = |delivery: &mut Delivery, sequence, quiet| {
+        delivery.deliver(Channel::Room("r"), &numbered(sequence, quiet), NOW);
+        heard(&shard)
+    };
+    let subscribe_again = |delivery: &mut Delivery| {
+        let route = Arc::new(RoomRoute::default());
+        route.add(ShardId(0));
+        assert!(delivery.add_room(&RoomId::parse("r").unwrap(), route));
+    };
+    assert_eq!(deliver(&mut delivery, Sequence::Follows(7), None), ["message"]);
+    delivery.remove_all();
+    subscribe_again(&mut delivery);
+    assert_eq!(deliver(&mut delivery, Sequence::Follows(6), None), none, "it comes behind the seventh");
+    assert_eq!(deliver(&mut delivery, Sequence::Follows(7), Some(1)), none, "the seventh has been heard");
+    delivery.remove_all();
+    subscribe_again(&mut delivery);
+    assert_eq!(deliver(&mut delivery, Sequence::Follows(9), None), ["message"], "the loss has been told");
+    assert_eq!(deliver(&mut delivery, Sequence::Follows(8), None), none);
+    assert_eq!(deliver(&mut delivery, Sequence::Follows(11), None), [reason::GAP, "message"], "a new loss");
+    delivery.remove_room(&RoomId::parse("r").unwrap());
+    subscribe_again(&mut delivery);
+    assert_eq!(deliver(&mut delivery, Sequence::Begins(10), None), none);
+    assert_eq!(deliver(&mut delivery, Sequence::Begins(14), None), ["message"]);
+    assert_eq!(delivery.cells.late_batches.get(), 3);
+    delivery.remove_all();
+    delivery.following().clock(start + std::time::Duration::from_millis(senders::KEPT_MS));
+    subscribe_again(&mut delivery);
+    assert_eq!(deliver(&mut delivery, Sequence::Follows(3), None), ["message"], "long ago");
+}
+
 #[test]
 fn a_lane_brings_what_is_wanted_here_and_keeps_each_rooms_numbers() {
     let (outlet, shard) = Outlet::new(64, Waker::new().unwrap());
