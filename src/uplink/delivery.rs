@@ -451,6 +451,7 @@ impl Delivery {
 
     fn presence(&mut self, name: &str, joined: bool, member_count: u32, member: &[u8]) {
         let (Some(room), Some(member)) = (self.rooms.get(name), decode_member(member)) else { return };
+        self.following.presence(name, joined, member_count, &member);
         let presence = Presence { room: room.id.clone(), joined, member, member_count };
         for shard in room.route.shards() {
             self.send(shard, Envelope::Presence(Box::new(presence.clone())));
