@@ -131,6 +131,33 @@ fn a_join_subscribes_in_front_of_the_script_and_is_answered_behind_it() {
     assert!(refusal.to_string().contains("OOM"), "{refusal}");
 }
 
+/// The operations of presence.lua that the ingress has called since the last look.
+fn operations(ingress: &mut Ingress) -> Vec<&'static str> {
+    let said = said(ingress);
+    let all = ["join", "leave", "restore", "occupied"];
+    said.split("\r\n").filter_map(|word| all.into_iter().find(|operation| *operation == word)).collect()
+}
+
+#[test]
+fn who_was_left_over_in_a_room_goes_although_someone_joins_before_deserted_rooms_are_swept() {
+    let now = Instant::now();
+    let leave = || {
+        let member = Member { user: UserId::parse("alice").unwrap(), name: None, socket: "s".into() };
+        UplinkCommand::Leave { room: RoomId::parse("r").unwrap(), member, last: true }
+    };
+    let (mut ingress, _shard) = ingress(now);
+    register(&mut ingress, now);
+    ingress.tick(BOTH_UP, now).unwrap();
+    ingress.command(join("alice"), now);
+    assert_eq!(operations(&mut ingress), ["join"], "the room's home may still have members to restore");
+    ingress.command(leave(), now);
+    assert_eq!(operations(&mut ingress), ["restore"], "Redis may hold others than the last one");
+    ingress.command(UplinkCommand::Restored { shard: ShardId(0) }, now);
+    ingress.command(join("alice"), now);
+    ingress.command(join("bob"), now);
+    assert_eq!(operations(&mut ingress), ["occupied", "restore", "join", "join"], "it was nobody's before");
+}
+
 #[test]
 fn heartbeats_and_reaping_come_at_their_times() {
     let now = Instant::now();

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
-use smallvec::SmallVec;
 
 use super::arrivals::Arrivals;
 use super::batch::{self, BatchError, Header, Origin, Record, Section, Sequence};
@@ -26,10 +25,9 @@ use crate::shard::outlet::Outlet;
 use crate::trace::Tracer;
 
 mod history;
+mod senders;
 
-/// Senders whose numbering is followed per room: far more than a cluster has instances. The oldest is
-/// forgotten first, and then merely not checked.
-const ORIGINS_PER_ROOM: usize = 64;
+use senders::{Arrival, PastSenders, Senders};
 
 /// Rooms that are named one by one when a shard's queue overflows; above it the shard is told once that
 /// all its rooms are meant.
@@ -71,8 +69,7 @@ pub mod reason {
 struct Room {
     id: RoomId,
     route: Arc<RoomRoute>,
-    /// The last batch of each sender.
-    last: SmallVec<[(Origin, u64); 2]>,
+    senders: Senders,
     /// When the subscription was asked for, by the followers' clock.
     since_ms: u64,
 }
@@ -129,6 +126,7 @@ pub struct Delivery {
     shards: Vec<Outlet<Envelope>>,
     overflows: Vec<Overflow>,
     rooms: HashMap<RoomId, Room, Hashing>,
+    past: PastSenders,
     users: HashSet<UserId, Hashing>,
     following: Following,
     unpacker: Unpacker,
@@ -155,6 +153,7 @@ impl Delivery {
             shards,
             overflows,
             rooms: HashMap::default(),
+            past: PastSenders::default(),
             users: HashSet::default(),
             following,
             unpacker: Unpacker::new()?,
@@ -183,14 +182,18 @@ impl Delivery {
             room.route = route;
             return false;
         }
-        let room = Room { id: id.clone(), route, last: SmallVec::new(), since_ms: self.following.now_ms() };
+        let now_ms = self.following.now_ms();
+        let senders = self.past.take(id, now_ms);
+        let room = Room { id: id.clone(), route, senders, since_ms: now_ms };
         self.rooms.insert(id.clone(), room);
         true
     }
 
     /// The room's messages are no longer wanted.
     pub fn remove_room(&mut self, id: &RoomId) {
-        self.rooms.remove(id);
+        if let Some(room) = self.rooms.remove(id) {
+            self.past.keep(room.id, room.senders, self.following.now_ms());
+        }
         self.following.leave(id);
     }
 
@@ -211,7 +214,8 @@ impl Delivery {
 
     /// No room's and no user's messages are wanted any more.
     pub fn remove_all(&mut self) {
-        self.rooms.clear();
+        let now_ms = self.following.now_ms();
+        self.rooms.drain().for_each(|(id, room)| self.past.keep(id, room.senders, now_ms));
         self.users.clear();
     }
 
@@ -386,27 +390,14 @@ impl Delivery {
             Sequence::Begins(number) => (number, false),
             Sequence::Follows(number) => (number, true),
         };
-        let gap = match room.last.iter_mut().find(|(origin, _)| *origin == header.origin) {
-            Some((_, last)) if number < *last || (number == *last && quiet.is_none()) => return false,
-            Some((_, last)) => {
-                let expected = if quiet.is_some() { *last } else { last.wrapping_add(1) };
-                *last = number;
-                follows && number != expected
-            }
-            None => {
-                if room.last.len() == ORIGINS_PER_ROOM {
-                    room.last.remove(0);
-                }
-                room.last.push((header.origin, number));
-                // The batch that is repeated was sent when this instance had subscribed, and did not come.
-                quiet.is_some_and(|age| now_ms.saturating_sub(age) > room.since_ms + SUBSCRIBING_MS)
-            }
-        };
-        if gap {
+        // Whether the batch that is repeated was sent when this instance had subscribed.
+        let repeats = quiet.map(|age| now_ms.saturating_sub(age) > room.since_ms + SUBSCRIBING_MS);
+        let arrival = room.senders.note(header.origin, (number, follows), repeats);
+        if arrival == Arrival::BehindGap {
             self.cells.gaps.add(1);
             self.resync_room(name, reason::GAP, None);
         }
-        true
+        arrival != Arrival::Late
     }
 
     fn frame(&mut self, channel: Channel<'_>, sender: Option<ConnectionId>, frame: Bytes) {
@@ -461,6 +452,7 @@ impl Delivery {
 
     fn presence(&mut self, name: &str, joined: bool, member_count: u32, member: &[u8]) {
         let (Some(room), Some(member)) = (self.rooms.get(name), decode_member(member)) else { return };
+        self.following.presence(name, joined, member_count, &member);
         let presence = Presence { room: room.id.clone(), joined, member, member_count };
         for shard in room.route.shards() {
             self.send(shard, Envelope::Presence(Box::new(presence.clone())));

@@ -10,7 +10,7 @@ use super::delivery::reason;
 use super::history::{Extent, Kept};
 use crate::identity::ConnectionId;
 use crate::room::history::{Bounds, History, NotRecovered, Position};
-use crate::shard::envelope::Joined;
+use crate::shard::envelope::{Joined, Member};
 
 /// A join that waits for a read.
 #[derive(Debug)]
@@ -147,6 +147,22 @@ impl Follower {
     /// Keeps a join until a read is answered.
     pub fn wait(&mut self, waiting: Waiting) {
         self.waiting.push(waiting);
+    }
+
+    /// Someone came or left, behind the answers of the joins that wait: these are brought up to date.
+    pub fn presence(&mut self, joined: bool, member_count: u32, member: &Member) {
+        for Waiting { joined: answer, .. } in &mut self.waiting {
+            answer.member_count = member_count;
+            let Some(members) = &mut answer.members else { continue };
+            let place = members.iter().position(|present| present.user == member.user);
+            match (joined, place) {
+                (true, None) => members.push(member.clone()),
+                (false, Some(place)) => {
+                    members.remove(place);
+                }
+                _ => {}
+            }
+        }
     }
 
     /// The read of `extent` was answered: what members get, or are told, in front of everything later.

@@ -10,7 +10,7 @@ use crate::command::event::numbered;
 use crate::hashing::Hashing;
 use crate::identity::RoomId;
 use crate::room::history::{Bounds, Epoch, Position};
-use crate::shard::envelope::{HistoryPage, Joined, ReadHistory};
+use crate::shard::envelope::{HistoryPage, Joined, Member, ReadHistory};
 
 /// Rounds in which all positions are compared with those in Redis, one round per second.
 const CHECK_ROUNDS: u64 = 4;
@@ -156,6 +156,13 @@ impl Following {
             followed.continuous = followed.follower.position().is_some();
             followed.presence.stale |= told;
             followed.presence.resynced = false;
+        }
+    }
+
+    /// Someone came to the room or left it: whose join still waits for a read is not told later, and so now.
+    pub fn presence(&mut self, room: &str, joined: bool, member_count: u32, member: &Member) {
+        if let Some(followed) = self.followed.get_mut(room) {
+            followed.follower.presence(joined, member_count, member);
         }
     }
 

@@ -29,6 +29,7 @@ use crate::shard::envelope::{Asker, Envelope, Join, Joined, LinkState, Member, R
 
 mod attaching;
 mod listening;
+mod membership;
 mod reading;
 
 /// Commands without an answer, above which no more are taken from the shards: their queue bounds the rest.
@@ -328,21 +329,8 @@ impl Ingress {
         }
         self.delivery.following().clock(now);
         match command {
-            UplinkCommand::Join { join, enters, route } => {
-                self.subscribe_room(&join.room, Arc::clone(&route), now);
-                if self.delivery.following().covers(join.room.as_str()) {
-                    self.delivery.following().prepare(&join.room, join.since);
-                    self.send_reads(now);
-                }
-                self.call(Call::Join { join, enters, route }, now);
-            }
-            UplinkCommand::Leave { room, member, last } => {
-                if last {
-                    self.unsubscribe(Channel::Room(room.as_str()), now);
-                    self.delivery.remove_room(&room);
-                }
-                self.call(Call::Leave { room, user: member.user, last }, now);
-            }
+            UplinkCommand::Join { join, enters, route } => self.join(join, enters, route, now),
+            UplinkCommand::Leave { room, member, last } => self.leave_room(room, member.user, last, now),
             UplinkCommand::ReadHistory(request) => self.ask_page(request, now),
             UplinkCommand::ListMembers { room, asker } => self.call(Call::Members { room, asker }, now),
             UplinkCommand::Attach { user, connection, counted } => {
@@ -361,13 +349,6 @@ impl Ingress {
             UplinkCommand::PublishedAlone { rooms } => self.note_published_alone(rooms),
             UplinkCommand::Restored { shard } => self.shard_restored(shard.0, now),
         }
-    }
-
-    fn restore(&mut self, room: RoomId, mut held: Vec<Member>, mut newcomers: Vec<Member>, now: Instant) {
-        if !self.held {
-            newcomers.append(&mut held);
-        }
-        self.call(Call::Restore { room, held, newcomers }, now);
     }
 
     fn begin_restoring(&mut self, now: Instant) {
@@ -390,13 +371,7 @@ impl Ingress {
     }
 
     fn swept(&mut self, occupied: Vec<String>, now: Instant) {
-        for name in occupied {
-            if !self.delivery.has_room(&name)
-                && let Some(room) = RoomId::parse(&name)
-            {
-                self.restore(room, Vec::new(), Vec::new(), now);
-            }
-        }
+        self.sweep(occupied, now);
         if self.stage == Stage::Sweeping {
             self.stage = Stage::Up;
             self.published_alone.clear();

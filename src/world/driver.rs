@@ -13,7 +13,12 @@ mod tests {
     const SEEDS: u64 = 1_000;
 
     /// Worlds with rushes in one run of the tests.
-    const RUSHES: u64 = 60;
+    const RUSHES: u64 = 100;
+
+    /// More of them. In the first two, clients came into a room between the restoring of rooms and the sweep of
+    /// deserted ones, which then passed over one whom a failover had brought back; in the third, one came while
+    /// another's join waited for a room's history.
+    const FOUND: [u64; 3] = [452, 689, 1_087];
 
     /// Names the one seed to run.
     const SEED: &str = "TABLEFORGE_SEED";
@@ -82,11 +87,12 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_late_over_a_given_up_connection_counts_no_connections() {
+    fn worlds_with_rushes_end_well() {
         let mut late = 0;
-        for seed in number(SEED).map_or(0..RUSHES, |seed| seed..seed + 1) {
+        let seeds = number(SEED).map_or((0..RUSHES).chain(FOUND).collect(), |seed| vec![seed]);
+        for seed in seeds {
             let outcome = Simulation::run_with_rushes(seed, Instant::now());
-            assert!(outcome.wrong_sessions.is_empty(), "{}", show(seed, &outcome));
+            assert!(outcome.is_good(), "{}", show(seed, &outcome));
             late += outcome.late_sessions;
         }
         assert!(late > 50 || number(SEED).is_some(), "{late} calls that come too late are no test");

@@ -1,11 +1,16 @@
 //! What reaches a shard that keeps up, and what one that does not is told instead.
 
+use std::time::Duration;
+
 use crossbeam_channel::Receiver;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::{HistorySettings, RoomPattern};
+use crate::room::history::Epoch;
+use crate::shard::envelope::{Asker, Joined, Member};
 use crate::shard::outlet::Waker;
-use crate::uplink::history::HistoryRules;
+use crate::uplink::history::{HistoryRules, Kept};
 
 const NOW: u64 = 5;
 const ROOM: Channel<'static> = Channel::Room("t:1");
@@ -60,13 +65,19 @@ fn what_is_no_publication_is_garbage() {
 
 /// A batch of the presence script that says that a user came to the room.
 fn came() -> Vec<u8> {
-    let member = br#"{"user":"alice","socket":"s"}"#;
+    presence(1, "alice", 1)
+}
+
+/// The same of a user who came, or left if `came` is 0; so many are there then.
+fn presence(came: u8, user: &str, count: u32) -> Vec<u8> {
+    let member = format!(r#"{{"user":"{user}","socket":"s"}}"#);
     let head = Header { origin: Origin(2), sequence: Sequence::Unnumbered, from_script: true };
     let mut batch = batch::header(head).to_vec();
     batch.push(2);
     batch.extend_from_slice(&(member.len() as u32 + 5).to_le_bytes());
-    batch.extend_from_slice(&[1, 1, 0, 0, 0]);
-    batch.extend_from_slice(member);
+    batch.push(came);
+    batch.extend_from_slice(&count.to_le_bytes());
+    batch.extend_from_slice(member.as_bytes());
     batch
 }
 
@@ -188,6 +199,89 @@ fn a_lost_last_batch_shows_when_its_number_is_repeated() {
         "sent before the room was subscribed"
     );
     assert_eq!(resyncs(&[(5, quiet(8, 3_500))]), none, "perhaps sent before the subscription was active");
+}
+
+#[test]
+fn a_join_that_waits_for_the_history_knows_who_comes_and_goes_meanwhile() {
+    let (outlet, shard) = Outlet::new(64, Waker::new().unwrap());
+    let rooms = vec![RoomPattern::parse("r").unwrap()];
+    let settings = HistorySettings { rooms, size: 9, ttl: Duration::from_secs(9), memory: 999, page: 9 };
+    let following = Following::new(HistoryRules { settings, reply_bytes: 999 }, 1);
+    let mut delivery = Delivery::new(Origin(1), vec![outlet], following, Arc::default()).unwrap();
+    let (room, route) = (RoomId::parse("r").unwrap(), Arc::new(RoomRoute::default()));
+    delivery.add_room(&room, route.clone());
+    let member = |name| Member { user: UserId::parse(name).unwrap(), name: None, socket: "s".into() };
+    let connection = ConnectionId { shard: ShardId(0), slot: 0, generation: 0 };
+    let joined = |members| Joined {
+        room: room.clone(),
+        asker: Asker { connection, message_id: None },
+        route: route.clone(),
+        member_count: 2,
+        members,
+        history: None,
+        recovery: Ok(Vec::new()),
+    };
+    let listed = Some(vec![member("carol"), member("dave")]);
+    assert!(delivery.following().join(Box::new(joined(listed)), None).is_none(), "it waits");
+    assert!(delivery.following().join(Box::new(joined(None)), None).is_none());
+    for (came, name, count) in [(1, "alice", 3), (1, "alice", 3), (0, "carol", 2), (1, "bob", 3)] {
+        delivery.deliver(Channel::Room("r"), &presence(came, name, count), NOW);
+    }
+    let [read] = &delivery.following().take_reads()[..] else { panic!("the history is read once") };
+    let position = Position { epoch: Epoch(1), offset: 0 };
+    delivery.history_read(read, Some(Kept { position, cut: false, messages: Vec::new() }));
+    let present = [member("dave"), member("alice"), member("bob")];
+    for members in [Some(&present[..]), None] {
+        let Ok(Envelope::Joined(answer)) = shard.try_recv() else { panic!("the joins are answered") };
+        assert_eq!((answer.member_count, answer.members.as_deref()), (3, members));
+    }
+}
+
+/// What the shard is sent: messages, and reasons of resyncs.
+fn heard(shard: &Receiver<Envelope>) -> Vec<&'static str> {
+    let all = std::iter::from_fn(|| shard.try_recv().ok());
+    let name = |envelope| match envelope {
+        Envelope::RoomFrame { .. } => "message",
+        Envelope::RoomResync { reason, .. } => reason,
+        other => panic!("unexpected {other:?}"),
+    };
+    all.map(name).collect()
+}
+
+#[test]
+fn a_batch_of_before_a_loss_of_the_own_link_is_refused_behind_later_ones() {
+    let none = [""; 0];
+    let (mut delivery, shard) = delivery_to(64);
+    let start = std::time::Instant::now();
+    delivery.following().clock(start);
+    let deliver = |delivery: &mut Delivery, sequence, quiet| {
+        delivery.deliver(Channel::Room("r"), &numbered(sequence, quiet), NOW);
+        heard(&shard)
+    };
+    let subscribe_again = |delivery: &mut Delivery| {
+        let route = Arc::new(RoomRoute::default());
+        route.add(ShardId(0));
+        assert!(delivery.add_room(&RoomId::parse("r").unwrap(), route));
+    };
+    assert_eq!(deliver(&mut delivery, Sequence::Follows(7), None), ["message"]);
+    delivery.remove_all();
+    subscribe_again(&mut delivery);
+    assert_eq!(deliver(&mut delivery, Sequence::Follows(6), None), none, "it comes behind the seventh");
+    assert_eq!(deliver(&mut delivery, Sequence::Follows(7), Some(1)), none, "the seventh has been heard");
+    delivery.remove_all();
+    subscribe_again(&mut delivery);
+    assert_eq!(deliver(&mut delivery, Sequence::Follows(9), None), ["message"], "the loss has been told");
+    assert_eq!(deliver(&mut delivery, Sequence::Follows(8), None), none);
+    assert_eq!(deliver(&mut delivery, Sequence::Follows(11), None), [reason::GAP, "message"], "a new loss");
+    delivery.remove_room(&RoomId::parse("r").unwrap());
+    subscribe_again(&mut delivery);
+    assert_eq!(deliver(&mut delivery, Sequence::Begins(10), None), none);
+    assert_eq!(deliver(&mut delivery, Sequence::Begins(14), None), ["message"]);
+    assert_eq!(delivery.cells.late_batches.get(), 3);
+    delivery.remove_all();
+    delivery.following().clock(start + std::time::Duration::from_millis(senders::KEPT_MS));
+    subscribe_again(&mut delivery);
+    assert_eq!(deliver(&mut delivery, Sequence::Follows(3), None), ["message"], "long ago");
 }
 
 #[test]
