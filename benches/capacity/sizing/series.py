@@ -1,6 +1,7 @@
 """The series of measurements: what is varied, and with how much load."""
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -32,20 +33,19 @@ MOST_MESSAGES, MOST_BYTES = 8_000, 100e6
 
 # The goal of the search for the highest rate, in milliseconds, and how far the search goes.
 GOAL_MS, PRECISION = 50, 1.25
-# The overloads: members of a room, connections, messages per second where the search for the highest rate begins. In rooms
-# of 50 sending is the work, in rooms of 2 it is handling messages.
-OVERLOADS = [(50, 500, 500), (2, 100, 20_000)]
+# The overloads: members of a room, connections, messages per second where the search for the highest rate begins, programs
+# that take the server's core away from it, so that it and not the generator is at its limit. In rooms of 50 sending is
+# the work, in rooms of 2 it is handling messages, which costs the generator nearly as much.
+OVERLOADS = [(50, 500, 500, 2), (2, 100, 10_000, 4)]
 # The highest rate that is tried, in messages per second.
 LAST_RATE = 1_000_000
-# Programs that take the server's core away from it in the overload, so that it and not the generator is at its limit.
-COMPETITORS = 2
 
 
-def _load(room, payload=128, deliveries=DELIVERIES, connections=500, most=MOST_MESSAGES):
-    """A load of about so many deliveries, within what both sides can do."""
-    deliveries = min(deliveries, MOST_BYTES / (payload + 100))
+def _load(room, payload=128, deliveries=DELIVERIES, connections=500, most=MOST_MESSAGES, most_bytes=MOST_BYTES):
+    """A load of about so many deliveries, within what both sides can do; all rooms are full."""
+    deliveries = min(deliveries, most_bytes / (payload + 100))
     messages = max(min(deliveries / (room - 1), most), 1)
-    return Load(max(connections, room), room, messages, payload)
+    return Load(math.ceil(connections / room) * room, room, messages, payload)
 
 
 def connections(machine, scale):
@@ -74,7 +74,8 @@ def payloads(machine, _):
 
 def rates(machine, scale):
     """Rooms of 50, ever more messages."""
-    return [lambda d=deliveries / scale: machine.fan_out_costs(_load(50, deliveries=d, most=d)) for deliveries in RATES]
+    loads = [_load(50, deliveries=rate / scale, most=rate, most_bytes=math.inf) for rate in RATES]
+    return [lambda load=load: machine.fan_out_costs(load) for load in loads]
 
 
 def shards(machine, scale):
@@ -97,7 +98,8 @@ def instances(machine, scale):
 def overload(machine, scale):
     """What happens at twice the highest rate, and afterwards."""
     return [
-        lambda r=room, c=connections, f=first / scale: _overload(machine, r, c, f) for room, connections, first in OVERLOADS
+        lambda r=room, c=connections, f=first / scale, n=competitors: _overload(machine, r, c, f, n)
+        for room, connections, first, competitors in OVERLOADS
     ]
 
 
@@ -126,12 +128,12 @@ def measure(machine, name, scale):
 
 
 @contextlib.contextmanager
-def _competitors(machine):
+def _competitors(machine, number):
     command = [sys.executable, "-c", "while True: pass"]
     running = []
     try:
-        for number in range(COMPETITORS):
-            log = machine.directory / f"competitor-{number}.log"
+        for place in range(number):
+            log = machine.directory / f"competitor-{place}.log"
             running.append(processes.spawn(command, SERVER_CORES, log))
         yield
     finally:
@@ -159,12 +161,12 @@ def _highest(machine, servers, peer, room, connections, rate):
     return low
 
 
-def _overload(machine, room, connections, first):
+def _overload(machine, room, connections, first, competitors):
     """Half of the highest rate all the time from one generator; from another, for ten seconds in between, so much that
     both together are twice the highest rate."""
     peer = tableforge()
     lead, surge_seconds, after = 4, 10, 8
-    with _competitors(machine), machine.servers(peer) as servers:
+    with _competitors(machine, competitors), machine.servers(peer) as servers:
         highest = _highest(machine, servers, peer, room, connections, first)
         if highest is None:
             raise RunFailed("not even one message per second was within the goal")
