@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 
-use checker::record::Final;
+use checker::record::{Final, Member, Room};
 use checker::violation::Violation;
 
 use crate::Ms;
@@ -43,7 +43,7 @@ pub(crate) struct State {
     /// Since the last faults ended, until all were current: milliseconds, once known.
     pub(crate) current_ms: Option<Ms>,
     /// Members of rooms that are not current yet.
-    pub(crate) waiting: usize,
+    pub(crate) waiting: Vec<(Member, Room)>,
     pub(crate) open: usize,
     /// Broken promises so far.
     pub(crate) violations: usize,

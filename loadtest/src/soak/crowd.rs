@@ -173,9 +173,11 @@ impl Crowd {
             self.unsure.retain(|(_, at, ..)| at + PASSED_ON > now);
         }
         let clients = &self.clients;
+        let wants = |client: &Client, room| !client.is_absent() && client.wishes().any(|wish| wish == room);
         self.pending.keep(|member, room| {
             let client = &clients[member.0 as usize];
-            !client.is_absent() && client.wishes().any(|wish| wish == room)
+            // Where nobody of another host would say anything, there is nothing to be heard from one.
+            wants(client, room) && clients.iter().any(|other| other.host != client.host && wants(other, room))
         });
     }
 

@@ -32,16 +32,16 @@ impl Pending {
         }
     }
 
-    /// Some have gone by their own choice.
+    /// Some have gone by their own choice, or those from whom they would have heard something.
     pub(crate) fn keep(&mut self, wanted: impl Fn(Member, Room) -> bool) {
         self.waiting.retain(|(member, room)| wanted(*member, *room));
     }
 
-    /// How many wait, and how long it took until nobody did.
-    pub(crate) fn look(&mut self, now: Ms) -> (usize, Option<Ms>) {
+    /// Who waits, and how long it took until nobody did.
+    pub(crate) fn look(&mut self, now: Ms) -> (Vec<(Member, Room)>, Option<Ms>) {
         if self.waiting.is_empty() && self.since > 0 && self.current_ms.is_none() {
             self.current_ms = Some(now - self.since);
         }
-        (self.waiting.len(), self.current_ms)
+        (self.waiting.iter().copied().collect(), self.current_ms)
     }
 }

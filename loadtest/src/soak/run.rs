@@ -265,7 +265,7 @@ impl Run {
             if healed.elapsed().as_millis() as u64 > CURRENT_WITHIN_MS {
                 let waiting = state.waiting;
                 self.problems.push(format!(
-                    "{waiting} members of rooms are not current {CURRENT_WITHIN_MS} ms after {faults:?}"
+                    "members of rooms that are not current {CURRENT_WITHIN_MS} ms after {faults:?}: {waiting:?}"
                 ));
                 return;
             }
