@@ -3,10 +3,10 @@
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::cluster::limits::admitted;
 use crate::harness::client::Client;
 use crate::harness::file::TempFile;
 use crate::harness::process::Process;
-use crate::harness::raw::{CLOSE, FIN, RawSocket, TEXT, UPGRADE};
 use crate::harness::redis::RedisServer;
 use crate::harness::server::{Server, command};
 use crate::harness::{eventually, free_port, http, token};
@@ -155,20 +155,6 @@ fn the_log_follows_its_new_level() {
     assert!(!server.process.output().contains("SIGHUP"));
     reload(&server, &file, "auth_required = false\nlog_level = \"info\"\n", (DONE, 1));
     eventually("it is told", || server.process.output().contains("LOG_LEVEL: error -> info").then_some(()));
-}
-
-/// Connects as `user`: the connection, or nothing if it is closed with 4504 before anything is said.
-#[track_caller]
-fn admitted(server: &Server, user: &str) -> Option<RawSocket> {
-    let mut socket = RawSocket::connect(server.port);
-    socket.send(UPGRADE.replace("/ws", &format!("/ws?token={}", token::of(user))).as_bytes());
-    assert_eq!(socket.response().status, 101);
-    let frame = socket.frame().expect("a first frame");
-    if frame.first == FIN | TEXT {
-        return Some(socket);
-    }
-    assert_eq!((frame.first, frame.payload.first_chunk()), (FIN | CLOSE, Some(&4504_u16.to_be_bytes())));
-    None
 }
 
 #[test]

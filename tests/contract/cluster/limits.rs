@@ -18,7 +18,7 @@ fn limit(most: &str) -> [(&'static str, &str); 4] {
 
 /// Connects as `user`: the connection, or nothing if it is closed with 4504 before anything is said.
 #[track_caller]
-fn admitted(server: &Server, user: &str) -> Option<RawSocket> {
+pub fn admitted(server: &Server, user: &str) -> Option<RawSocket> {
     let mut socket = RawSocket::connect(server.port);
     socket.send(UPGRADE.replace("/ws", &format!("/ws?token={}", token::of(user))).as_bytes());
     assert_eq!(socket.response().status, 101);

@@ -3,7 +3,7 @@
 mod crossing;
 mod failures;
 mod foreign;
-mod limits;
+pub mod limits;
 mod membership;
 
 use crate::harness::redis::RedisServer;
