@@ -21,8 +21,8 @@ pub const MAX_QUEUED_BYTES: usize = 1024 * 1024;
 pub enum State {
     /// Not begun.
     Unstarted,
-    /// The TCP handshake is under way; the request to send then.
-    Connecting(Handshake, String),
+    /// The TCP handshake is under way, the request is queued.
+    Connecting(Handshake),
     /// The upgrade was asked for.
     Upgrading(Handshake),
     /// Open; the server's first message is awaited.
@@ -120,6 +120,14 @@ impl Connection {
     /// It failed, and why.
     pub fn connected(&self) -> Result<(), Errno> {
         self.socket().map_or(Err(Errno::NOTCONN), |socket| sockopt::socket_error(socket)?)
+    }
+
+    /// The TCP handshake is over, the answer to the request comes next.
+    pub fn await_upgrade(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Closed) {
+            State::Connecting(handshake) => State::Upgrading(handshake),
+            state => state,
+        };
     }
 
     /// The socket, while there is one.

@@ -79,6 +79,12 @@ SINGLE = [
     Peer("socketio", "Socket.IO", _node("socketio.js"), "socketio", "/socket.io/"),
 ]
 
+# As others do, TableForge in rooms whose members do not hear who joins.
+WITHOUT_PRESENCE = of_tableforge(
+    "tableforge-sizes", "TableForge, rooms tell their size only", "dev", {**ON_ONE_CORE, "PRESENCE_MAX_MEMBERS": "1"}
+)
+ACCEPTING = [SINGLE[0], WITHOUT_PRESENCE, *SINGLE[1:]]
+
 # TableForge with clients that do not offer compression, and with those that do.
 DEFLATE = [
     TABLEFORGE,
@@ -119,4 +125,4 @@ CLUSTER = [
     ),
 ]
 
-NAMES = list(dict.fromkeys(peer.name for peer in SINGLE + DEFLATE + SHARDS + CLUSTER))
+NAMES = list(dict.fromkeys(peer.name for peer in ACCEPTING + DEFLATE + SHARDS + CLUSTER))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from .generator import RunFailed
-from .peers import CLUSTER, DEFLATE, SHARDS, SINGLE
+from .peers import ACCEPTING, CLUSTER, DEFLATE, SHARDS, SINGLE
 
 # Members of a room and connections of the fan-out scenarios.
 ROOM, CONNECTIONS = 50, 500
@@ -94,7 +94,7 @@ SCENARIOS = [
     Scenario("highest", f"fan-out, highest rate with p99 ≤ {LATENCY_LIMIT_MS} ms", SINGLE, highest_rate),
     Scenario("game-night-4k", "game night, 4,000 messages/s", SINGLE, _game_night(4_000)),
     Scenario("game-night-10k", "game night, 10,000 messages/s", SINGLE, _game_night(10_000)),
-    Scenario("idle", "15,000 idle connections", SINGLE, lambda bench, peer: bench.idle(peer, 15_000, ROOM)),
+    Scenario("idle", "15,000 idle connections", ACCEPTING, lambda bench, peer: bench.idle(peer, 15_000, ROOM)),
     Scenario("huge-room", "500 in small rooms beside a room of 10,000", SINGLE, _huge_room),
     Scenario("deflate", "fan-out of 1 KiB, 100,000 deliveries/s, plain and compressed", DEFLATE, _deflate(100_000, 1_024)),
     Scenario("shards", "fan-out, 400,000 deliveries/s, 1 and 2 shards", SHARDS, _fan_out(400_000, 5)),

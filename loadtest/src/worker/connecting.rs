@@ -94,10 +94,18 @@ impl Worker {
         };
         let token = self.plan.credentials.token(number);
         let (handshake, request) = Handshake::start(target, &path, token.as_deref(), self.plan.deflate);
-        connection.state = State::Connecting(handshake, request);
+        connection.state = State::Connecting(handshake);
         connection.connect(target.address, source)?;
+        connection.queue_bytes(request.as_bytes());
+        // Within one machine the TCP handshake is over when connect(2) returns.
+        let is_sent = connection.flush()?;
+        connection.watches_write = !is_sent;
+        if is_sent {
+            connection.await_upgrade();
+        }
+        let awaited = if is_sent { EventFlags::IN } else { EventFlags::OUT };
         let socket = connection.socket().expect("connect made a socket");
-        epoll::add(&self.epoll, socket, EventData::new_u64(index as u64), EventFlags::OUT)
+        epoll::add(&self.epoll, socket, EventData::new_u64(index as u64), awaited)
     }
 
     /// Ends the connections that take too long.
@@ -129,13 +137,7 @@ impl Worker {
             self.end(index, &format!("cannot connect: {error}"));
             return;
         }
-        let State::Connecting(handshake, request) = std::mem::replace(&mut connection.state, State::Closed)
-        else {
-            unreachable!("only called while connecting");
-        };
-        connection.state = State::Upgrading(handshake);
-        connection.queue_bytes(request.as_bytes());
-        connection.watches_write = true;
+        connection.await_upgrade();
         self.flush(index);
     }
 
