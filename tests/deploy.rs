@@ -103,7 +103,7 @@ fn compose_starts_three_instances_that_drain_and_may_use_io_uring() {
 }
 
 #[test]
-fn the_image_is_built_from_files_that_are_there() {
+fn the_image_has_the_program_and_nothing_that_runs_as_root() {
     let text = read("docker/Dockerfile");
     let stages = text.lines().filter(|line| line.starts_with("FROM ")).count();
     assert_eq!(stages, 2, "one to build, one to run");

@@ -96,6 +96,7 @@ fn charts(json: &Value) -> Vec<Chart> {
         Some("compare") => of_two(json),
         Some("sweep") => of_sweep(json),
         Some("storm") => of_storm(json),
+        Some("soak") => of_soak(json),
         _ => of_run(json),
     };
     charts.into_iter().filter(|chart| chart.lines.iter().any(|line| !line.points.is_empty())).collect()
@@ -195,6 +196,30 @@ fn of_storm(json: &Value) -> Vec<Chart> {
             marks.iter().filter_map(|(field, text)| Some((json[*field].as_f64()?, (*text).to_owned()))),
         );
     }
+    charts
+}
+
+fn of_soak(json: &Value) -> Vec<Chart> {
+    let line = |name: &str, field: &str, per_second| Line::new(name, over_time(json, field, per_second, 1.0));
+    let recoveries = json["recoveries"].as_array().map_or(&[][..], Vec::as_slice).iter();
+    // A log scale has no place for what took less than a millisecond.
+    let recoveries = recoveries.filter_map(|point| Some((point[0].as_f64()?, point[1].as_f64()?.max(1.0))));
+    let messages = vec![
+        line("deliveries", "delivered", true),
+        line("acknowledged", "acked", true),
+        line("sent", "sent", true),
+    ];
+    let mut charts = vec![
+        timed("Throughput", "per second", Scale::Linear, messages),
+        timed(
+            "From the end of each fault until all members were current",
+            "latency (ms)",
+            Scale::Log,
+            vec![Line::new("until current", recoveries.collect())],
+        ),
+        timed("Clients with a connection", "connections", Scale::Linear, vec![line("open", "open", false)]),
+    ];
+    charts.iter_mut().for_each(|chart| chart.labels.0 = "time since the run began (s)");
     charts
 }
 
@@ -308,6 +333,24 @@ mod tests {
         assert!(page.contains("0 &lt;all&gt;") && page.contains("a &amp; b") && page.contains("failed"));
         // Without process numbers there are no plots of the servers.
         assert_eq!(page.matches("<svg").count(), 3);
+    }
+
+    #[test]
+    fn a_soak_shows_its_messages_and_how_soon_all_were_current_after_each_fault() {
+        let point =
+            |second: f64| json!({"second": second, "sent": 5, "acked": 4, "delivered": 90, "open": 30});
+        let json = json!({
+            "scenario": "soak",
+            "interval_seconds": 1.0,
+            "series": [point(0.0), point(1.0)],
+            "recoveries": [[0.5, 0], [1.5, 320]],
+        });
+        let report = Report { json, table: Table::default(), problems: Vec::new(), warnings: Vec::new() };
+        let page = page(&report);
+        assert_eq!(page.matches("<svg").count(), 3);
+        for shown in ["loadtest soak", "Throughput", "until current", "Clients with a connection"] {
+            assert!(page.contains(shown), "{shown}");
+        }
     }
 
     #[test]

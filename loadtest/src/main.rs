@@ -44,6 +44,7 @@ const NO_RUN: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let soaked;
     let (outcome, output) = match &arguments.scenario {
         Scenario::Rooms(rooms) => (scenario::rooms::run(rooms), &rooms.common.output),
         Scenario::Idle(idle) => (scenario::idle::run(idle), &idle.common.output),
@@ -51,7 +52,10 @@ fn main() -> ExitCode {
         Scenario::Sweep(sweep) => (scenario::sweep::run(sweep), &sweep.common.output),
         Scenario::Churn(churn) => (scenario::churn::run(churn), &churn.common.output),
         Scenario::GameNight(night) => (scenario::game_night::run(night), &night.common.output),
-        Scenario::Soak(soak) => return run_soak(soak),
+        Scenario::Soak(soak) => {
+            soaked = scenario::soak::output(soak);
+            (scenario::soak::run(soak), &soaked)
+        }
         Scenario::Compare(compare) => (compare::run(compare), &compare.output),
     };
     let report = match outcome.and_then(|report| write_files(&report, output).map(|()| report)) {
@@ -69,26 +73,6 @@ fn main() -> ExitCode {
     report.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     report.problems.iter().for_each(|problem| eprintln!("FAILED: {problem}"));
     if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAULTS_FOUND) }
-}
-
-fn run_soak(arguments: &soak::SoakArguments) -> ExitCode {
-    let report = match soak::run(arguments) {
-        Ok(report) => report,
-        Err(error) => {
-            eprintln!("loadtest: {error}");
-            return ExitCode::from(NO_RUN);
-        }
-    };
-    if arguments.json {
-        println!("{}", serde_json::to_string(&report).expect("a report is JSON"));
-    } else {
-        print!("{report}");
-    }
-    if !report.is_good() {
-        eprintln!("FAILED: repeat it with --seed {}", report.seed);
-        return ExitCode::from(FAULTS_FOUND);
-    }
-    ExitCode::SUCCESS
 }
 
 /// Writes the files that were asked for.

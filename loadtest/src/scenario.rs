@@ -5,6 +5,7 @@ mod figures;
 pub mod game_night;
 pub mod idle;
 pub mod rooms;
+pub mod soak;
 pub mod storm;
 pub mod sweep;
 mod traffic;

@@ -185,6 +185,11 @@ impl Ring {
             return;
         }
         let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), buffers::GROUP).build();
+        #[cfg(feature = "receive-by-receive")]
+        let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), std::ptr::null_mut(), 0)
+            .buf_group(buffers::GROUP)
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT);
         connection.receiving = true;
         connection.fed = false;
         // SAFETY: the kernel writes into provided buffers only, which live as long as the ring; the
@@ -213,6 +218,8 @@ impl Ring {
         // SAFETY: the addresses point into the batch, which stays boxed and unchanged in
         // `connection.sending` until the operation's completion is reaped.
         unsafe { self.submit_operation(entry, Operation::Send, key) };
+        #[cfg(feature = "send-by-send")]
+        Self::entered(self.uring.submit());
         Ok(())
     }
 
@@ -317,7 +324,8 @@ impl Ring {
 
     /// Whether connections wait for a buffer, as of the last [`Ring::reap`]: peers have sent more than could be received.
     pub fn has_unread(&self) -> bool {
-        !self.starved.is_empty() || !self.interrupted.is_empty()
+        !self.starved.is_empty()
+            || (cfg!(not(feature = "receive-by-receive")) && !self.interrupted.is_empty())
     }
 
     fn restart_starved(&mut self) {

@@ -170,6 +170,8 @@ impl Outboxes {
         if !outbox.open {
             return None;
         }
+        #[cfg(feature = "frame-for-each")]
+        let frame = &Bytes::copy_from_slice(frame);
         let batch = outbox.queue.get_or_insert_with(|| self.batches.take().unwrap_or_default());
         let limit = self.limit + usize::from(outbox.spare) * SPARE_UNIT;
         if batch.bytes() + outbox.in_flight as usize + frame.len() > limit {

@@ -17,9 +17,13 @@ fn a_short_soak_breaks_no_promise() {
         faults: Vec::new(),
         logs: None,
         json: false,
+        html: None,
+        svg: None,
         quiet: true,
     };
     let report = soak::run(&arguments).expect("the processes start");
     assert!(report.is_good(), "{report}\n{:#?}", report.script);
     assert!(report.counts.deliveries > 1_000, "{report}");
+    let seconds: u64 = report.series.iter().map(|point| point.delivered).sum();
+    assert!((1_000..=report.counts.deliveries).contains(&seconds), "{:?}", report.series);
 }

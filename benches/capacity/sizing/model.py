@@ -114,9 +114,9 @@ def instances_of_a_room(instances, members):
 
 
 def steps(points, factor):
-    """Pairs of neighbouring points (in order of x) between which y grows by more than `factor` beyond what x does."""
+    """Pairs of neighbouring points (in order of x) between which y grows or falls by more than `factor`."""
     found = []
     for (x, y), (next_x, next_y) in zip(points, points[1:]):
-        if y and next_y and next_y / y > factor:
+        if y and next_y and not 1 / factor <= next_y / y <= factor:
             found.append((x, next_x, next_y / y))
     return found

@@ -10,13 +10,15 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 # The machine and the cluster that are predicted.
 CORES, MEMORY_BYTES, CLUSTER = 32, 64 * 2**30, 20
+# The most that WS_MAX_CONNECTIONS takes.
+MOST_CONNECTIONS = 10_000_000
 # A step between neighbours that has to be explained: so many times as much.
 STEP = 1.6
 
 
 def fitted(found):
     """All models that the measurements suffice for."""
-    fan_out = [run for name in ("rooms", "payloads", "rates") for run in _made(found, name)]
+    fan_out = [run for name in ("senders", "rooms", "payloads", "rates") for run in _made(found, name)]
     models = {}
     for name, runs, model, least in (
         ("cpu", fan_out, cpu_model, 5),
@@ -108,6 +110,7 @@ def _fan_out(found, name, title, picture, column, value):
             _number(_sends(run), 3),
             _number(run["p50_ms"], 2),
             _number(run["p99_ms"], 2),
+            _number(run["resident_bytes"] / 1e6, 1),
             _note(run),
         ]
         for run in runs
@@ -123,6 +126,7 @@ def _fan_out(found, name, title, picture, column, value):
         "sends per delivery",
         "p50 ms",
         "p99 ms",
+        "resident MB",
         "",
     ]
     return [f"### {title}", f"![{name}](capacity/{picture}.svg)", "\n".join(_table(headings, rows))]
@@ -239,17 +243,17 @@ def _coefficients(models):
     return ["### Model", "\n".join(lines), "How well it fits: " + "; ".join(errors) + "."]
 
 
-def _efficiency(found, models):
-    """What a shard among two does of what one does alone, at most 1: beyond what the model says of its more and smaller
-    sends, the rest is hand-over."""
+def _efficiency(found, models, room):
+    """What a shard among several does of what one does alone, in rooms of a size, at most 1: beyond what the model says
+    of its more and smaller sends, the rest is hand-over. The least of all numbers of shards."""
     beyond = {}
     for run in _made(found, "shards"):
-        if run["kept_up"] and run.get("sends_per_second") is not None:
+        if run["room"] == room and run["kept_up"] and run.get("sends_per_second") is not None:
             more = models["cpu"]["coefficients"]["base"] * (run["shards"] - 1) * 1e6 / run["deliveries_per_second"]
             beyond[run["shards"]] = _cost(run) / (_predicted(run, models) + more)
-    if 1 in beyond and 2 in beyond:
-        return min(beyond[1] / beyond[2], 1.0)
-    return None
+    if 1 not in beyond or len(beyond) < 2:
+        return None
+    return min([beyond[1] / value for shards, value in beyond.items() if shards > 1] + [1.0])
 
 
 def _mean(values):
@@ -260,7 +264,7 @@ def _mean(values):
 def _machine(found, models):
     if "cpu" not in models or "memory" not in models:
         return []
-    efficiency = _efficiency(found, models)
+    efficiency = {room: _efficiency(found, models, room) for room in (5, 50)}
     kernel = _mean(run["kernel_bytes_per_connection"] / 2 for run in _made(found, "connections")) or 0
     kernel = max(kernel, 0)
     rates = [run for run in _made(found, "rates") if run["kept_up"] and _sends(run)]
@@ -270,19 +274,18 @@ def _machine(found, models):
         ("game night: rooms of 5, 200 bytes, every delivery sent alone", 5, 360, 1.0),
         ("groups: rooms of 50, 128 bytes, every delivery sent alone", 50, 288, 1.0),
         (f"groups, busy: the same with {busy:.2f} sends per delivery", 50, 288, busy),
-        ("crowd: a room of 10,000, 128 bytes, busy", 10_000, 288, busy),
+        ("crowd: a room of 10,000, 128 bytes, every delivery sent alone", 10_000, 288, 1.0),
     ):
         one = core_deliveries(models["cpu"], room, data, sends)
-        all_cores = machine(
-            models["cpu"], models["memory"], kernel, CORES, MEMORY_BYTES, efficiency or 1.0, room, data, sends
-        )
+        share = efficiency[5 if room < 50 else 50] or 1.0
+        all_cores = machine(models["cpu"], models["memory"], kernel, CORES, MEMORY_BYTES, share, room, data, sends)
         rows.append(
             [
                 title,
                 _number(one),
                 _number(all_cores["deliveries_per_second"]),
                 _number(all_cores["messages_per_second"]),
-                _number(all_cores["connections_by_memory"]),
+                _number(min(all_cores["connections_by_memory"], MOST_CONNECTIONS)),
             ]
         )
     headings = [
@@ -294,18 +297,21 @@ def _machine(found, models):
     ]
     lines = _table(headings, rows)
     lines[1] = "|---|" + "--:|" * (len(headings) - 1)
-    share = (
-        "it was not measured and taken as lossless"
-        if efficiency is None
-        else f"a core among several does {efficiency:.2f} of what it does alone (measured with 2 shards)"
-    )
+    share = "what it does beside others was not measured and is taken as what it does alone"
+    if None not in efficiency.values():
+        share = (
+            f"a core among several does {efficiency[5]:.2f} (rooms of 5) and {efficiency[50]:.2f} (others) of what it does "
+            "alone, the least that was measured with 2 to 8 shards; with more shards than were measured a message of a small room "
+            "is handed over for nearly every delivery, which may cost more"
+        )
     return [
         f"### A machine of {CORES} cores",
         "\n".join(lines),
         f"Assumed: cores like the measured one, {UTILISATION:.0%} of each used, and {share}; the network card's interrupts "
         f"are served by these cores and cost what loopback costs; memory filled to 80 %, {kernel:,.0f} bytes of kernel memory "
-        "for each socket beside the resident ones (measured, both ends of loopback halved). CPU of kept connections "
-        "(pings) is small beside it and left out.",
+        "for each socket beside the resident ones (measured, both ends of loopback halved), and no more connections than "
+        f"`WS_MAX_CONNECTIONS` takes ({MOST_CONNECTIONS:,}); each is a descriptor, and a process gets more than 1,048,576 of them only "
+        "when fs.nr_open is raised. CPU of kept connections (pings) is small beside it and left out.",
     ]
 
 
@@ -318,11 +324,16 @@ def _cluster(found, models):
     if "redis" not in models or not runs:
         return []
     alike = [run for run in runs if run["payload"] == 128]
-    calm, busy = min(alike, key=lambda r: r["messages_per_second"]), max(alike, key=lambda r: r["messages_per_second"])
+    # Without lanes, each message that meets no other of its room is a batch.
+    alone = max(alike, key=lambda r: r["batches_per_second"] / r["messages_per_second"])
+    shared = max(alike, key=lambda r: r["messages_per_second"])
     rows = []
     for title, members in (("rooms of 5", 5), ("rooms of 50", 50), ("rooms of 1,000", 1_000)):
         copies = instances_of_a_room(CLUSTER, members) - 1
-        for name, run in (("few messages in a batch", calm), ("batches as full as measured", busy)):
+        for name, run in (
+            ("a message in each batch", alone),
+            (f"lanes (`PUBLISH_LANE_PEERS` of {CLUSTER - 1} or more), batches as full as measured", shared),
+        ):
             messages = run["messages_per_second"]
             bytes_in = run["redis_input_bytes_per_second"] / messages
             copy = run["redis_output_bytes_per_second"] / messages / (run["instances"] - 1)
@@ -348,36 +359,55 @@ def _cluster(found, models):
         f"Assumed: members are on instances by chance, so that a room of m members is on 20·(1 − (19/20)^m) of them; every one "
         f"of those gets each message; Redis has one core for itself and uses {UTILISATION:.0%} of it; batches carry as many "
         "messages, and Redis as many bytes per copy, as in the measured runs named. With more than "
-        "`PUBLISH_LANE_PEERS` (16) other instances lanes are not used unless that is raised: the first line of each pair, where "
-        "a batch has few messages, is then the nearer one. Rooms kept together on one instance (sticky by room) need no "
+        "`PUBLISH_LANE_PEERS` (16) other instances lanes are not used unless that is raised: the first line of each pair, in which "
+        "no messages share a batch, is then the nearer one. Rooms kept together on one instance (sticky by room) need no "
         "Redis per message at all.",
     ]
 
 
 def _stepped(found):
     """Where a cost jumps between neighbours of a series."""
-    lines = []
-    for name, x, y, what in (
-        ("rooms", lambda r: r["room"], _cost, "CPU per delivery, by room size"),
-        ("payloads", lambda r: r["payload"], _cost, "CPU per delivery, by bytes of data"),
-        ("rates", lambda r: r["deliveries_per_second"], _cost, "CPU per delivery, by rate"),
-        ("shards", lambda r: r["shards"], _cost, "CPU per delivery, by shards"),
-        (
-            "connections",
-            lambda r: r["connections"],
-            lambda r: r["bytes_per_connection"],
-            "resident bytes, by connections",
-        ),
-    ):
-        runs = [run for run in _made(found, name) if name != "connections" or run["room"] == 50]
-        for start, end, factor in steps([(x(run), y(run)) for run in runs], STEP):
-            lines.append(f"- {what}: × {factor:.1f} from {start:,.0f} to {end:,.0f}")
-    if not lines:
-        return ["### Steps", f"No cost grew by more than a factor of {STEP} from one point of a series to the next."]
+    redis = lambda r: _cost(r, "messages_per_second", "redis_cpu_seconds_per_second")  # noqa: E731
+    silent = [run for run in _made(found, "connections") if run["room"] == 50]
+    series = [
+        ("CPU per delivery, by connections that send", _made(found, "senders"), "connections", _cost),
+        ("CPU per delivery, by room size", _made(found, "rooms"), "room", _cost),
+        ("CPU per delivery, by bytes of data", _made(found, "payloads"), "payload", _cost),
+        ("CPU per delivery, by rate", _made(found, "rates"), "deliveries_per_second", _cost),
+        ("resident bytes of a connection, by connections", silent, "connections", lambda r: r["bytes_per_connection"]),
+    ]
+    for room in sorted({run["room"] for run in _made(found, "shards")}):
+        runs = [run for run in _made(found, "shards") if run["room"] == room]
+        series.append((f"CPU per delivery in rooms of {room}, by shards", runs, "shards", _cost))
+    clusters = [run for run in _made(found, "instances") if run["payload"] == 128]
+    for rate in sorted({run["messages_per_second"] for run in clusters}):
+        runs = [run for run in clusters if run["messages_per_second"] == rate]
+        series.append((f"CPU per delivery at {rate:,.0f} messages/s, by instances", runs, "instances", _cost))
+        series.append((f"Redis's CPU per message at {rate:,.0f} messages/s, by instances", runs, "instances", redis))
+    lines = [
+        f"- {what}: × {factor:.2f} from {start:,.0f} to {end:,.0f}"
+        for what, runs, x, y in series
+        for start, end, factor in steps([(run[x], y(run)) for run in runs], STEP)
+    ]
     return [
         "### Steps",
-        f"Costs that grew by more than a factor of {STEP} from one point to the next; the text above says why:",
-        "\n".join(lines),
+        f"Costs that grew by more than a factor of {STEP} from one point to the next, or fell by it; the text above says why:",
+        "\n".join(lines) or "none.",
+    ]
+
+
+def _repeated(found):
+    """How far figures of the same load are apart, where several series have it."""
+    loads = {}
+    for name in ("senders", "rooms", "payloads", "rates"):
+        for run in _made(found, name):
+            load = (run["connections"], run["room"], run["payload"], round(run["messages_per_second"]))
+            loads.setdefault(load, []).append(_cost(run))
+    again = [(load, costs) for load, costs in loads.items() if len(costs) > 1]
+    return [
+        f"How much one figure says: {connections:,} connections in rooms of {room}, {payload} bytes, {messages:,} messages/s, "
+        f"measured in several series, took {' and '.join(f'{cost:.2f}' for cost in costs)} µs of CPU per delivery."
+        for (connections, room, payload, messages), costs in again
     ]
 
 
@@ -387,13 +417,15 @@ def section(found, models, notes):
     parts = [
         ["## Measured", "\n".join(f"- {note}" for note in notes)],
         _connections(found),
+        _fan_out(found, "senders", "Connections that send", "senders", "connections", lambda run: _number(run["connections"])),
         _fan_out(found, "rooms", "Rooms", "rooms", "members", lambda run: _number(run["room"])),
         _fan_out(found, "payloads", "Bytes", "payloads", "data bytes", lambda run: _number(run["payload"])),
         _fan_out(found, "rates", "Rates", "rates", "deliveries/s", delivered),
-        _fan_out(found, "shards", "Shards", "shards", "shards", lambda run: str(run["shards"])),
+        _fan_out(found, "shards", "Shards", "shards", "shards", lambda run: f"{run['shards']}, rooms of {run['room']}"),
         _instances(found),
         _overload(found),
         _stepped(found),
+        _repeated(found),
         _coefficients(models) if models else [],
         _machine(found, models),
         _cluster(found, models),
@@ -420,7 +452,7 @@ def _predicted(run, models):
 def _by(found, models, name, x, title, across):
     runs = [run for run in _made(found, name) if run["kept_up"]]
     lines = [Line("measured", [(x(run), _cost(run)) for run in runs])]
-    if "cpu" in models and name != "shards":
+    if "cpu" in models:
         told = [run for run in runs if run.get("sends_per_second") is not None and run["deliveries_per_second"]]
         lines.append(Line("model", [(x(run), _predicted(run, models)) for run in told], True))
     return Chart(title, across, "server CPU per delivery (µs)", lines, True, True)
@@ -452,7 +484,23 @@ def charts(found, models):
             "CPU per delivery by rate",
             "deliveries per second",
         ),
-        "shards": _by(found, models, "shards", lambda r: r["shards"], "CPU per delivery by shards", "shards"),
+        "senders": _by(
+            found, models, "senders", lambda r: r["connections"], "CPU per delivery by connections", "connections that send"
+        ),
+        "shards": Chart(
+            "CPU per delivery by shards",
+            "shards",
+            "server CPU per delivery (µs)",
+            [
+                Line(
+                    f"rooms of {room}",
+                    [(r["shards"], _cost(r)) for r in _made(found, "shards") if r["room"] == room and r["kept_up"]],
+                )
+                for room in (5, 50)
+            ],
+            True,
+            True,
+        ),
     }
     clusters = [run for run in _made(found, "instances") if run["payload"] == 128 and run["kept_up"]]
     numbers = sorted({run["instances"] for run in clusters})

@@ -15,9 +15,11 @@ from harness.processes import DidNotStart
 from .load import Load, tableforge
 
 # What is varied.
-CONNECTIONS = [1_000, 2_000, 5_000, 10_000, 18_000]
+CONNECTIONS = [1, 10, 100, 1_000, 2_000, 5_000, 10_000, 18_000]
+SENDERS = [10, 100, 1_000, 5_000, 18_000]
 ROOMS = [2, 5, 10, 50, 200, 1_000, 10_000]
-PAYLOADS = [16, 128, 1_024, 8_192, 60_000]
+# In bytes, up to 60 KiB; the least is what the generator needs to tell its messages apart.
+PAYLOADS = [27, 128, 1_024, 8_192, 61_440]
 SHARDS = [1, 2, 4, 8]
 INSTANCES = [1, 2, 3, 4]
 # Deliveries per second in rooms of 50, as far as one core goes.
@@ -50,12 +52,18 @@ def _load(room, payload=128, deliveries=DELIVERIES, connections=500, most=MOST_M
 
 def connections(machine, scale):
     """Silent connections in rooms of 50, and without any room, and in rooms of other sizes."""
-    counts = [max(count // scale, 10) for count in CONNECTIONS]
+    counts = sorted({max(count // scale, 1) for count in CONNECTIONS})
     runs = [lambda c=count: machine.idle_costs(c, 50) for count in counts]
     middle = counts[-2]
     runs.append(lambda: machine.idle_costs(middle, 50, join=False))
     runs += [lambda r=room: machine.idle_costs(middle, r) for room in (1, 5, middle)]
     return runs
+
+
+def senders(machine, scale):
+    """The same number of deliveries in rooms of 10, to ever more connections."""
+    counts = sorted({max(count // scale, 10) for count in SENDERS})
+    return [lambda c=count: machine.fan_out_costs(_load(10, connections=c)) for count in counts]
 
 
 def rooms(machine, scale):
@@ -79,13 +87,15 @@ def rates(machine, scale):
 
 
 def shards(machine, scale):
-    """The same load on more and more shards; beyond one core they have both, the generator's too."""
+    """The same load on more and more shards, in large rooms and in small ones; beyond one core they have both, the
+    generator's too."""
 
-    def run(number):
+    def run(number, load):
         peer = tableforge(number, () if number == 1 else range(os.cpu_count()))
-        return {"shards": number, **machine.fan_out_costs(_load(50, deliveries=200_000 / scale), peer)}
+        return {"shards": number, **machine.fan_out_costs(load, peer)}
 
-    return [lambda n=number: run(n) for number in SHARDS]
+    loads = [_load(50, deliveries=200_000 / scale), _load(5, deliveries=DELIVERIES / scale)]
+    return [lambda n=number, load=load: run(n, load) for load in loads for number in SHARDS]
 
 
 def instances(machine, scale):
@@ -105,6 +115,7 @@ def overload(machine, scale):
 
 SERIES = {
     "connections": connections,
+    "senders": senders,
     "rooms": rooms,
     "payloads": payloads,
     "rates": rates,

@@ -84,8 +84,12 @@ class Installation:
             # The whole workspace, as ./test builds it: one package alone would be built again with fewer features.
             command = [_needed("cargo", name), "build", "--release", "--locked", "--workspace"]
             if self._features and name == "tableforge":
-                target = self._cache / self._features
+                target = self._cache / "features"
                 command += ["--features", self._features, "--target-dir", target]
             _run(command, f"cargo build of {name}", cwd=REPOSITORY)
-            self._programs[name] = target / "release" / name
+            built = target / "release" / name
+            if self._features and name == "tableforge":
+                # The next build with other features takes its place.
+                built = shutil.copy2(built, self._cache / f"{name}-{self._features}")
+            self._programs[name] = built
         return self._programs[name]

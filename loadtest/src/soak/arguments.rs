@@ -38,6 +38,12 @@ pub struct SoakArguments {
     /// Print the report as one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Write a report with plots into this file; it needs no network and no script to be read
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write the report's main plot into this file
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
     /// Say nothing while it runs
     #[arg(long)]
     pub quiet: bool,

@@ -25,6 +25,21 @@ impl FaultFigures {
     }
 }
 
+/// What happened in one second, and how things stood at its end.
+#[derive(Clone, Debug, Serialize)]
+pub struct Point {
+    /// Its begin, in seconds since the run began.
+    pub second: f64,
+    /// Messages sent for the first time.
+    pub sent: u64,
+    /// `message_ack`s.
+    pub acked: u64,
+    /// `room_message`s that came.
+    pub delivered: u64,
+    /// Clients with a connection at the end.
+    pub open: u64,
+}
+
 /// What a run found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -48,6 +63,10 @@ pub struct Report {
     pub problems: Vec<String>,
     /// The faults in their order, with the ms at which they began.
     pub script: Vec<(Ms, String)>,
+    /// The run second by second.
+    pub series: Vec<Point>,
+    /// When faults were over, in seconds since the run began, and the ms from then on until all members were current.
+    pub recoveries: Vec<(f64, Ms)>,
 }
 
 impl Report {
@@ -57,26 +76,28 @@ impl Report {
     }
 }
 
-impl Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Report {
+    /// The figures, each with what it is.
+    pub fn rows(&self) -> Vec<(String, String)> {
         let counts = &self.counts;
-        let mut row = |label: &str, value: String| writeln!(f, "{label:<22} {value}");
-        row("seed", self.seed.to_string())?;
-        row("ran", format!("{:.0} s", self.seconds))?;
-        row("rooms keep", format!("{} messages, {} ms", self.history_size, self.history_ttl_ms))?;
-        row("sent", format!("{}, and {} again", counts.sent, counts.sent_again))?;
-        row("  acknowledged", counts.acked.to_string())?;
-        row("  refused", listed(&counts.failed))?;
-        row("  outcome unknown", counts.unknown.to_string())?;
-        row("deliveries", counts.deliveries.to_string())?;
-        row("connections", format!("{}, ended: {}", counts.connections, listed(&counts.closes)))?;
-        row("joins", format!("{}, refused: {}", counts.joins, listed(&counts.joins_refused)))?;
-        row("  with since", counts.resumes.to_string())?;
-        row("  recovered", format!("{} ({} messages)", counts.recovered, counts.recovered_messages))?;
-        row("  not recovered", listed(&counts.not_recovered))?;
-        row("resyncs", listed(&counts.resyncs))?;
+        let mut rows = Vec::new();
+        let mut row = |label: &str, value: String| rows.push((label.to_owned(), value));
+        row("seed", self.seed.to_string());
+        row("ran", format!("{:.0} s", self.seconds));
+        row("rooms keep", format!("{} messages, {} ms", self.history_size, self.history_ttl_ms));
+        row("sent", format!("{}, and {} again", counts.sent, counts.sent_again));
+        row("  acknowledged", counts.acked.to_string());
+        row("  refused", listed(&counts.failed));
+        row("  outcome unknown", counts.unknown.to_string());
+        row("deliveries", counts.deliveries.to_string());
+        row("connections", format!("{}, ended: {}", counts.connections, listed(&counts.closes)));
+        row("joins", format!("{}, refused: {}", counts.joins, listed(&counts.joins_refused)));
+        row("  with since", counts.resumes.to_string());
+        row("  recovered", format!("{} ({} messages)", counts.recovered, counts.recovered_messages));
+        row("  not recovered", listed(&counts.not_recovered));
+        row("resyncs", listed(&counts.resyncs));
         let number: u64 = self.faults.values().map(|figures| figures.number).sum();
-        row("faults", format!("{number} ({} more could not be done)", self.skipped_faults))?;
+        row("faults", format!("{number} ({} more could not be done)", self.skipped_faults));
         for (kind, figures) in &self.faults {
             let longest = figures.current_ms.iter().max();
             let current = match (figures.median(), longest) {
@@ -85,13 +106,17 @@ impl Display for Report {
                 }
                 _ => "nobody waited for".to_owned(),
             };
-            row(&format!("  {kind}"), format!("{} × {current}", figures.number))?;
+            row(&format!("  {kind}"), format!("{} × {current}", figures.number));
         }
-        row("violations", self.violations.len().to_string())?;
-        for one in self.violations.iter().chain(&self.problems) {
-            writeln!(f, "  {one}")?;
-        }
-        Ok(())
+        row("violations", self.violations.len().to_string());
+        rows
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.rows().iter().try_for_each(|(label, value)| writeln!(f, "{label:<22} {value}"))?;
+        self.violations.iter().chain(&self.problems).try_for_each(|one| writeln!(f, "  {one}"))
     }
 }
 

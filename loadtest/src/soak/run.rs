@@ -15,7 +15,8 @@ use crate::cluster::{Cluster, HOSTS, Shape, server_program, token};
 use crate::control::{Ending, Order, Reins};
 use crate::crowd::{Crowd, Plan};
 use crate::fault::{Fault, KINDS};
-use crate::report::{FaultFigures, Report};
+use crate::report::{FaultFigures, Point, Report};
+use crate::tally::Tally;
 use crate::{Ms, finals, script};
 
 /// Undisturbed time in which everything comes up.
@@ -79,10 +80,7 @@ pub fn run(arguments: &SoakArguments) -> Result<Report, String> {
         quiet: arguments.quiet,
         said: start,
         rooms: arguments.rooms,
-        faults: BTreeMap::new(),
-        skipped: 0,
-        script: Vec::new(),
-        problems: Vec::new(),
+        found: Found::default(),
     };
     run.say(&format!("seed {seed}, rooms keep {history_size} messages for {history_ttl_ms} ms"));
     let finals = run.live();
@@ -90,7 +88,7 @@ pub fn run(arguments: &SoakArguments) -> Result<Report, String> {
     run.reins.order(Order::Finish(finals));
     let ending =
         crowd.join().map_err(|_| "the clients' thread has panicked; its message is above".to_owned())?;
-    let Run { faults, skipped, script, mut problems, .. } = run;
+    let Found { faults, skipped, script, series, recoveries, mut problems, .. } = run.found;
     keep_log(&ending, &directory, &mut problems);
     problems.extend(ending.wrong_counts);
     let report = Report {
@@ -104,6 +102,8 @@ pub fn run(arguments: &SoakArguments) -> Result<Report, String> {
         violations: ending.violations.iter().map(ToString::to_string).collect(),
         problems,
         script,
+        series,
+        recoveries,
     };
     if is_own && report.is_good() {
         let _ = fs::remove_dir_all(&directory);
@@ -147,9 +147,19 @@ struct Run {
     quiet: bool,
     said: Instant,
     rooms: u32,
+    found: Found,
+}
+
+/// What goes into the report, as far as the run has come.
+#[derive(Default)]
+struct Found {
     faults: BTreeMap<String, FaultFigures>,
     skipped: u64,
     script: Vec<(Ms, String)>,
+    series: Vec<Point>,
+    /// What the points of the series have counted.
+    counted: Tally,
+    recoveries: Vec<(f64, Ms)>,
     problems: Vec<String>,
 }
 
@@ -163,7 +173,7 @@ impl Run {
         while Instant::now() < self.until {
             rounds += 1;
             if let Err(why) = self.round(rounds) {
-                self.problems.push(why);
+                self.found.problems.push(why);
                 return None;
             }
             if self.is_broken() {
@@ -181,7 +191,7 @@ impl Run {
         }
         self.reins.order(Order::CountMembers);
         self.wait(Duration::from_secs(1));
-        self.histories().map_err(|why| self.problems.push(why)).ok()
+        self.histories().map_err(|why| self.found.problems.push(why)).ok()
     }
 
     /// The histories, which must be the same at all instances.
@@ -198,7 +208,9 @@ impl Run {
                 let same = first.messages.iter().skip_while(|(offset, _)| *offset < from);
                 if one.position != first.position || !one.messages.iter().eq(same) {
                     let room = one.room;
-                    self.problems.push(format!("{room}: instances i0 and i{host} give different histories"));
+                    self.found
+                        .problems
+                        .push(format!("{room}: instances i0 and i{host} give different histories"));
                 }
             }
         }
@@ -215,10 +227,10 @@ impl Run {
             let at = self.start.elapsed().as_millis() as Ms;
             if script::begin(*fault, &mut self.cluster, &self.reins, &begun)? {
                 begun.push(*fault);
-                self.script.push((at, format!("{fault:?}")));
-                self.faults.entry(fault.kind().to_owned()).or_default().number += 1;
+                self.found.script.push((at, format!("{fault:?}")));
+                self.found.faults.entry(fault.kind().to_owned()).or_default().number += 1;
             } else {
-                self.skipped += 1;
+                self.found.skipped += 1;
             }
             thread::sleep(Duration::from_millis(self.random.u64(..300)));
         }
@@ -258,13 +270,15 @@ impl Run {
             let state = self.reins.state();
             if let Some(current_ms) = state.current_ms {
                 for fault in faults {
-                    self.faults.entry(fault.kind().to_owned()).or_default().current_ms.push(current_ms);
+                    self.found.faults.entry(fault.kind().to_owned()).or_default().current_ms.push(current_ms);
                 }
+                let over = healed.duration_since(self.start).as_secs_f64();
+                self.found.recoveries.push((over, current_ms));
                 return;
             }
             if healed.elapsed().as_millis() as u64 > CURRENT_WITHIN_MS {
                 let waiting = state.waiting;
-                self.problems.push(format!(
+                self.found.problems.push(format!(
                     "members of rooms that are not current {CURRENT_WITHIN_MS} ms after {faults:?}: {waiting:?}"
                 ));
                 return;
@@ -276,13 +290,14 @@ impl Run {
     }
 
     fn is_broken(&self) -> bool {
-        !self.problems.is_empty() || self.reins.state().violations > 0
+        !self.found.problems.is_empty() || self.reins.state().violations > 0
     }
 
     /// Waits so long, and says how it goes; whether nothing is broken.
     fn wait(&mut self, time: Duration) -> bool {
         let until = Instant::now() + time;
         while Instant::now() < until {
+            self.count();
             if self.is_broken() {
                 return false;
             }
@@ -297,6 +312,24 @@ impl Run {
             thread::sleep(LOOK_EVERY.min(until.saturating_duration_since(Instant::now())));
         }
         !self.is_broken()
+    }
+
+    /// Adds a point to the series for each second that is over. One that nobody looked at in time has what came with
+    /// the next.
+    fn count(&mut self) {
+        let over = self.start.elapsed().as_secs();
+        while (self.found.series.len() as u64) < over {
+            let state = self.reins.state();
+            let (now, before) = (&state.tally, &self.found.counted);
+            self.found.series.push(Point {
+                second: self.found.series.len() as f64,
+                sent: now.sent - before.sent,
+                acked: now.acked - before.acked,
+                delivered: now.deliveries - before.deliveries,
+                open: state.open as u64,
+            });
+            self.found.counted = state.tally;
+        }
     }
 
     fn say(&mut self, text: &str) {
