@@ -28,12 +28,10 @@ struct Visitor {
     token: String,
     socket: Option<WebSocket<TcpStream>>,
     /// The thread that connects it: a slow instance holds up nobody else.
-    connecting: Option<JoinHandle<Option<WebSocket<TcpStream>>>>,
+    connecting: Option<JoinHandle<Option<(WebSocket<TcpStream>, Instant)>>>,
     inside: bool,
     /// When to connect, ask to join, or speak next.
     next: Instant,
-    /// When it last turned away from an instance: when it was told to, or when it was closed.
-    parted: Instant,
     /// When to go, as the server has told it; nothing for those that wait until they are closed.
     leave: Option<Instant>,
     session: u32,
@@ -52,7 +50,7 @@ pub struct Crowd {
     started: Instant,
     /// Everything that happened, by milliseconds since the start.
     pub records: Vec<(u64, Record)>,
-    /// When clients that came back had turned away.
+    /// When clients that came back had their new connection.
     pub returns: Vec<Duration>,
     /// Joins after a return that were not given everything that was missed.
     pub unrecovered: usize,
@@ -72,7 +70,6 @@ impl Crowd {
             connecting: None,
             inside: false,
             next: started,
-            parted: started,
             leave: None,
             session: 0,
             place: number as usize,
@@ -147,9 +144,8 @@ impl Crowd {
                 Err(_) => visitor.part(now, note),
             }
         }
-        if let Some(leave) = visitor.leave.filter(|leave| now >= *leave) {
+        if visitor.leave.is_some_and(|leave| now >= leave) {
             visitor.part(now, note);
-            visitor.parted = leave;
         }
         if visitor.inside && self.speaks && now >= visitor.next {
             visitor.next = now + SPEAK_EVERY;
@@ -178,9 +174,9 @@ impl Crowd {
             Some(thread) if thread.is_finished() => {
                 visitor.next = now;
                 match thread.join().expect("connecting does not panic") {
-                    Some(socket) => {
+                    Some((socket, opened)) => {
                         if visitor.session > 0 {
-                            self.returns.push(visitor.parted - self.started);
+                            self.returns.push(opened - self.started);
                         }
                         visitor.session += 1;
                         visitor.socket = Some(socket);
@@ -293,19 +289,20 @@ impl Visitor {
         self.inside = false;
         self.leave = None;
         self.next = now;
-        self.parted = now;
         self.again.append(&mut self.unanswered);
     }
 }
 
-fn open(port: u16, token: &str) -> Option<WebSocket<TcpStream>> {
+/// A connection that the instance has taken, and when it did.
+fn open(port: u16, token: &str) -> Option<(WebSocket<TcpStream>, Instant)> {
     let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_nodelay(true).expect("a TCP socket has nodelay");
     stream.set_read_timeout(Some(DEADLINE)).expect("the time is not zero");
     let (socket, _) =
         tungstenite::client::client(format!("ws://127.0.0.1:{port}/ws?token={token}"), stream).ok()?;
+    let opened = Instant::now();
     socket.get_ref().set_nonblocking(true).expect("a socket has this mode");
-    Some(socket)
+    Some((socket, opened))
 }
 
 /// The message whose event this is.
