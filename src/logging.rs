@@ -3,8 +3,10 @@
 pub mod line;
 pub mod repeats;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
-use std::sync::OnceLock;
+use std::panic::PanicHookInfo;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tracing::{Event, Subscriber};
@@ -23,13 +25,14 @@ struct Log {
     dropped: ErrorCounter,
     repeats: Repeats,
     started: Instant,
+    /// Keeps the writing thread alive. Dropping it writes what still waits.
+    writer: Mutex<Option<WorkerGuard>>,
 }
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Keeps the writing thread alive. Dropping it writes what still waits.
+/// Dropping it ends the log as [`finish`] does.
 pub struct Logging {
-    _writer: WorkerGuard,
     /// Has the log follow other directives, which must be valid ones.
     pub set_level: Box<dyn Fn(&str)>,
 }
@@ -37,7 +40,15 @@ pub struct Logging {
 impl Drop for Logging {
     fn drop(&mut self) {
         tell_left_out();
+        finish();
     }
+}
+
+/// Writes what still waits, for a second at most; what is logged afterwards is lost. To be called before the process
+/// ends otherwise than through `main`.
+pub fn finish() {
+    let writer = LOG.get().map(|log| log.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
+    drop(writer);
 }
 
 /// Lines that were dropped because standard error was read too slowly. A shard never waits for the log.
@@ -71,12 +82,36 @@ pub fn start(settings: &Settings) -> Logging {
     let lines =
         fmt::layer().with_ansi(false).event_format(Line(settings.log_format)).with_writer(OneLine { writer });
     let repeats = Repeats::new(settings.log_repeats);
-    let _ = LOG.set(Log { dropped, repeats, started: Instant::now() });
+    let _ = LOG.set(Log { dropped, repeats, started: Instant::now(), writer: Mutex::new(Some(guard)) });
     tracing_subscriber::registry().with(filter).with(LimitRepeats).with(lines).init();
+    std::panic::set_hook(Box::new(log_panic));
     // Fails only when there is no subscriber any more, and it lives as long as the process.
     let set_level = Box::new(move |level: &str| drop(handle.reload(EnvFilter::new(level))));
-    Logging { _writer: guard, set_level }
+    Logging { set_level }
 }
+
+/// A panic is a line like any other, with a backtrace if RUST_BACKTRACE asks for one: the text that the standard library
+/// would write is no JSON, and whoever panics would wait for standard error.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = text.unwrap_or("something that is no text");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("without a name");
+    let backtrace = Backtrace::capture();
+    let backtrace =
+        (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(backtrace));
+    tracing::error!(panic = message, place, thread, backtrace, "a thread has panicked");
+    if message.starts_with(UNSTOPPABLE) {
+        finish();
+    }
+}
+
+/// How the messages of panics begin after which the standard library aborts the process: `panic in a destructor during
+/// cleanup`, `panic in a function that cannot unwind`.
+const UNSTOPPABLE: &str = "panic in a ";
 
 /// Leaves out lines of a kind that has been logged often just before.
 struct LimitRepeats;
