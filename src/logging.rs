@@ -180,6 +180,8 @@ fn is_hidden(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -238,5 +240,43 @@ mod tests {
             (&HOSTILE.into(), &3.into(), &7.into())
         );
         assert_eq!((&event["level"], &event["target"]), (&"INFO".into(), &module_path!().into()));
+    }
+
+    /// Set for the process that is to panic.
+    const PANICS: &str = "TABLEFORGE_TEST_PANICS_TWICE";
+
+    struct Falls;
+
+    impl Drop for Falls {
+        fn drop(&mut self) {
+            panic!("the second");
+        }
+    }
+
+    #[test]
+    fn a_panic_that_ends_the_process_at_once_is_still_written() {
+        if std::env::var_os(PANICS).is_some() {
+            let _logging = start(&Settings { log_format: LogFormat::Json, ..Settings::for_tests() });
+            let falls = || {
+                let _falls = Falls;
+                panic!("the first");
+            };
+            let _ = std::thread::Builder::new().name("falling".to_owned()).spawn(falls).unwrap().join();
+            return;
+        }
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "logging::tests::a_panic_that_ends_the_process_at_once_is_still_written"])
+            .arg("--nocapture")
+            .env(PANICS, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{said}");
+        let lines: Vec<serde_json::Value> =
+            said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let panics: Vec<_> = lines.iter().filter_map(|line| line["panic"].as_str()).collect();
+        assert_eq!(panics[..2], ["the first", "the second"], "{said}");
+        assert!(panics.len() == 3 && panics[2].starts_with(UNSTOPPABLE), "{said}");
+        assert!(lines.iter().all(|line| line["thread"] == "falling"), "{said}");
     }
 }

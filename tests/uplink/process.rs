@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
-use tableforge::config::Settings;
+use tableforge::config::{LogFormat, Settings};
 use tableforge::identity::InstanceId;
 use tableforge::logging;
 use tableforge::shard::outlet::Waker;
@@ -120,7 +120,7 @@ fn a_panic_in_the_uplink_ends_the_process() {
 
 /// Runs an uplink whose first heartbeat panics, until that ends the process.
 fn panic_in_the_uplink(port: u16) -> ! {
-    let _logging = logging::start(&Settings::for_tests());
+    let _logging = logging::start(&Settings { log_format: LogFormat::Json, ..Settings::for_tests() });
     let (_commands, for_ingress) = crossbeam_channel::bounded(1);
     let (_publications, for_publisher) = crossbeam_channel::bounded(1);
     let waker = Waker::new().expect("an eventfd");
