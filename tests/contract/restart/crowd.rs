@@ -21,6 +21,9 @@ const SPEAK_EVERY: Duration = Duration::from_secs(2);
 /// Wait of a client that no instance takes, and of one whose request was refused for now.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A connection that an instance has taken, and when it did.
+type Opened = (WebSocket<TcpStream>, Instant);
+
 struct Visitor {
     member: Member,
     room: Room,
@@ -28,7 +31,7 @@ struct Visitor {
     token: String,
     socket: Option<WebSocket<TcpStream>>,
     /// The thread that connects it: a slow instance holds up nobody else.
-    connecting: Option<JoinHandle<Option<(WebSocket<TcpStream>, Instant)>>>,
+    connecting: Option<JoinHandle<Option<Opened>>>,
     inside: bool,
     /// When to connect, ask to join, or speak next.
     next: Instant,
@@ -293,8 +296,7 @@ impl Visitor {
     }
 }
 
-/// A connection that the instance has taken, and when it did.
-fn open(port: u16, token: &str) -> Option<(WebSocket<TcpStream>, Instant)> {
+fn open(port: u16, token: &str) -> Option<Opened> {
     let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_nodelay(true).expect("a TCP socket has nodelay");
     stream.set_read_timeout(Some(DEADLINE)).expect("the time is not zero");
