@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 
 use crate::config::Settings;
 use crate::identity::InstanceId;
-use crate::metrics::{AuthorizationCells, ControlCells, ShardCells, UplinkCells};
+use crate::metrics::{AuthorizationCells, ControlCells, PortCells, ShardCells, UplinkCells};
 use crate::preflight;
 use crate::quota::Quotas;
 use crate::room::traffic::{self, BusyRoom};
@@ -46,6 +46,8 @@ pub struct Instance {
     pub quotas: Quotas,
     /// What the control thread counts.
     pub control: ControlCells,
+    /// What the separate port counts.
+    pub port: PortCells,
     /// The rooms with the most traffic, by shard: each replaces its list every few seconds.
     pub busy_rooms: Vec<ArcSwap<Vec<BusyRoom>>>,
     /// Takes the spans of what is followed, if anything is.
@@ -73,6 +75,7 @@ impl Instance {
             live: ArcSwap::from_pointee(settings.clone()),
             settings,
             control: ControlCells::default(),
+            port: PortCells::default(),
             tracer: None,
             phase: AtomicU8::new(Phase::Starting as u8),
             steering: ArcSwap::from_pointee(Steering::Welcome),
@@ -133,12 +136,22 @@ impl Instance {
         **self.steering.load() != Steering::Welcome
     }
 
+    /// Connections that the instance takes: those that are set, or as many as the limit of descriptors allows.
+    pub fn capacity(&self) -> u64 {
+        preflight::fitting_connections(self.live.load().ws_max_connections).into()
+    }
+
+    /// Whether the instance has as many connections as it takes.
+    pub fn is_full(&self) -> bool {
+        self.connections() >= self.capacity()
+    }
+
     /// What this instance says of its load.
     pub fn load(&self) -> InstanceLoad {
         let live = self.live.load();
         InstanceLoad {
             connections: self.connections(),
-            capacity: preflight::fitting_connections(live.ws_max_connections).into(),
+            capacity: self.capacity(),
             shards: self.shards.len() as u64,
             busy: f64::from(self.busy_percent.load(SeqCst)) / 100.0,
             overloaded: self.is_overloaded(),

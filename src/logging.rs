@@ -3,8 +3,10 @@
 pub mod line;
 pub mod repeats;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
-use std::sync::OnceLock;
+use std::panic::PanicHookInfo;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tracing::{Event, Subscriber};
@@ -23,13 +25,14 @@ struct Log {
     dropped: ErrorCounter,
     repeats: Repeats,
     started: Instant,
+    /// Keeps the writing thread alive. Dropping it writes what still waits.
+    writer: Mutex<Option<WorkerGuard>>,
 }
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Keeps the writing thread alive. Dropping it writes what still waits.
+/// Dropping it ends the log as [`finish`] does.
 pub struct Logging {
-    _writer: WorkerGuard,
     /// Has the log follow other directives, which must be valid ones.
     pub set_level: Box<dyn Fn(&str)>,
 }
@@ -37,7 +40,15 @@ pub struct Logging {
 impl Drop for Logging {
     fn drop(&mut self) {
         tell_left_out();
+        finish();
     }
+}
+
+/// Writes what still waits, for a second at most; what is logged afterwards is lost. To be called before the process
+/// ends otherwise than through `main`.
+pub fn finish() {
+    let writer = LOG.get().map(|log| log.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
+    drop(writer);
 }
 
 /// Lines that were dropped because standard error was read too slowly. A shard never waits for the log.
@@ -71,12 +82,36 @@ pub fn start(settings: &Settings) -> Logging {
     let lines =
         fmt::layer().with_ansi(false).event_format(Line(settings.log_format)).with_writer(OneLine { writer });
     let repeats = Repeats::new(settings.log_repeats);
-    let _ = LOG.set(Log { dropped, repeats, started: Instant::now() });
+    let _ = LOG.set(Log { dropped, repeats, started: Instant::now(), writer: Mutex::new(Some(guard)) });
     tracing_subscriber::registry().with(filter).with(LimitRepeats).with(lines).init();
+    std::panic::set_hook(Box::new(log_panic));
     // Fails only when there is no subscriber any more, and it lives as long as the process.
     let set_level = Box::new(move |level: &str| drop(handle.reload(EnvFilter::new(level))));
-    Logging { _writer: guard, set_level }
+    Logging { set_level }
 }
+
+/// A panic is a line like any other, with a backtrace if RUST_BACKTRACE asks for one: the text that the standard library
+/// would write is no JSON, and whoever panics would wait for standard error.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = text.unwrap_or("something that is no text");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("without a name");
+    let backtrace = Backtrace::capture();
+    let backtrace =
+        (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(backtrace));
+    tracing::error!(panic = message, place, thread, backtrace, "a thread has panicked");
+    if message.starts_with(UNSTOPPABLE) {
+        finish();
+    }
+}
+
+/// How the messages of panics begin after which the standard library aborts the process: `panic in a destructor during
+/// cleanup`, `panic in a function that cannot unwind`.
+const UNSTOPPABLE: &str = "panic in a ";
 
 /// Leaves out lines of a kind that has been logged often just before.
 struct LimitRepeats;
@@ -145,6 +180,8 @@ fn is_hidden(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -203,5 +240,43 @@ mod tests {
             (&HOSTILE.into(), &3.into(), &7.into())
         );
         assert_eq!((&event["level"], &event["target"]), (&"INFO".into(), &module_path!().into()));
+    }
+
+    /// Set for the process that is to panic.
+    const PANICS: &str = "TABLEFORGE_TEST_PANICS_TWICE";
+
+    struct Falls;
+
+    impl Drop for Falls {
+        fn drop(&mut self) {
+            panic!("the second");
+        }
+    }
+
+    #[test]
+    fn a_panic_that_ends_the_process_at_once_is_still_written() {
+        if std::env::var_os(PANICS).is_some() {
+            let _logging = start(&Settings { log_format: LogFormat::Json, ..Settings::for_tests() });
+            let falls = || {
+                let _falls = Falls;
+                panic!("the first");
+            };
+            let _ = std::thread::Builder::new().name("falling".to_owned()).spawn(falls).unwrap().join();
+            return;
+        }
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "logging::tests::a_panic_that_ends_the_process_at_once_is_still_written"])
+            .arg("--nocapture")
+            .env(PANICS, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{said}");
+        let lines: Vec<serde_json::Value> =
+            said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let panics: Vec<_> = lines.iter().filter_map(|line| line["panic"].as_str()).collect();
+        assert_eq!(panics[..2], ["the first", "the second"], "{said}");
+        assert!(panics.len() == 3 && panics[2].starts_with(UNSTOPPABLE), "{said}");
+        assert!(lines.iter().all(|line| line["thread"] == "falling"), "{said}");
     }
 }

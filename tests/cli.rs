@@ -292,6 +292,11 @@ fn the_doctor_says_what_the_machine_carries() {
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &said["ok"]), (Some(0), &true.into()), "{said}");
     assert_eq!(said["carries"]["connections"], 7, "the setting is the least here");
+    assert_eq!(
+        said["carries"]["bytesPerConnection"],
+        6 * 1024,
+        "1 KiB of the server and 5 of the kernel: {said}"
+    );
     assert!(
         said["carries"]["byMemory"].as_u64().unwrap() > 1000 && said["carries"]["byDescriptors"].is_u64()
     );

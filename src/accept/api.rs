@@ -122,6 +122,17 @@ impl Answer {
         Self::error("503 Service Unavailable", "unavailable", message).with_header("Retry-After: 1\r\n")
     }
 
+    /// 503: nobody knows what became of it.
+    pub fn timed_out() -> Self {
+        let message = "no answer in time: what became of it is unknown";
+        Self::error("503 Service Unavailable", "timeout", message).with_header("Retry-After: 1\r\n")
+    }
+
+    /// 408: the body did not come.
+    pub fn slow_body() -> Self {
+        Self::error("408 Request Timeout", "timeout", "the request's body was not complete in time")
+    }
+
     /// The complete response.
     pub fn encode(&self) -> String {
         let Self { status, header, body } = self;

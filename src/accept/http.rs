@@ -31,6 +31,17 @@ pub fn with_header(response: &str, name: &str, value: &str) -> String {
     format!("{status}\r\n{name}: {value}\r\n{rest}")
 }
 
+/// `response` as it goes out to a request of that method: HEAD gets no body, whatever the status (RFC 9110, section
+/// 9.3.2).
+pub fn fitted(method: &str, mut response: String) -> String {
+    if method == "HEAD"
+        && let Some(end) = response.find("\r\n\r\n")
+    {
+        response.truncate(end + 4);
+    }
+    response
+}
+
 /// `names_rooms`: whether whoever asks may see names of rooms.
 fn respond_with(request: &Request<'_>, instance: &Instance, uptime_ms: u64, names_rooms: bool) -> String {
     let uptime = uptime_ms / 1000;
@@ -41,7 +52,7 @@ fn respond_with(request: &Request<'_>, instance: &Instance, uptime_ms: u64, name
     }
     let (status, kind, body) = match request.path {
         "/health" => health(instance, uptime_ms),
-        "/ready" => ready(instance),
+        "/ready" => return ready(instance),
         "/stats" => ("200 OK", JSON, stats(instance, uptime, names_rooms)),
         "/metrics" => {
             ("200 OK", "text/plain; version=0.0.4; charset=utf-8", metrics::exposition(instance, uptime_ms))
@@ -54,14 +65,13 @@ fn respond_with(request: &Request<'_>, instance: &Instance, uptime_ms: u64, name
             ));
         }
     };
-    let body = if request.method == "HEAD" { (body.len(), String::new()) } else { (body.len(), body) };
-    response(status, kind, "", body)
+    response(status, kind, "", &body)
 }
 
 /// The complete answer for a refused request.
 pub fn refuse(refusal: &Refusal) -> String {
     let body = json!({ "error": refusal.reason }).to_string();
-    response(refusal.status, JSON, refusal.header, (body.len(), body))
+    response(refusal.status, JSON, refusal.header, &body)
 }
 
 /// The complete answer to a client that another instance is to take.
@@ -69,15 +79,16 @@ pub fn redirect(request: &Request<'_>, to: &str) -> String {
     let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
     let location = format!("Location: {to}{}{query}\r\n", request.path);
     let body = json!({ "error": "this instance is overloaded: another one takes this client" }).to_string();
-    response("307 Temporary Redirect", JSON, &location, (body.len(), body))
+    response("307 Temporary Redirect", JSON, &location, &body)
 }
 
-fn response(status: &str, kind: &str, header: &str, (length, body): (usize, String)) -> String {
+fn response(status: &str, kind: &str, header: &str, body: &str) -> String {
     let mut text = String::with_capacity(body.len() + 160);
     let _ = write!(
         text,
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\
-         Cache-Control: no-store\r\nConnection: close\r\n{header}\r\n{body}"
+         Cache-Control: no-store\r\nConnection: close\r\n{header}\r\n{body}",
+        length = body.len()
     );
     text
 }
@@ -102,17 +113,19 @@ fn health(instance: &Instance, uptime_ms: u64) -> (&'static str, &'static str, S
     (http, JSON, body.to_string())
 }
 
-fn ready(instance: &Instance) -> (&'static str, &'static str, String) {
-    let full = instance.connections() >= u64::from(instance.live().ws_max_connections);
-    let reason = match instance.phase() {
-        Phase::Starting => "starting",
-        Phase::Draining => "draining",
-        Phase::Serving if full => "full",
-        Phase::Serving if instance.is_refused_by_redis() => "refused by Redis",
-        Phase::Serving if instance.is_overloaded() => "overloaded",
-        Phase::Serving => return ("200 OK", JSON, json!({ "ready": true }).to_string()),
+fn ready(instance: &Instance) -> String {
+    // A second is enough for another instance to be chosen; what the others mean to change takes longer.
+    let (soon, later) = ("Retry-After: 1\r\n", "Retry-After: 5\r\n");
+    let (reason, header) = match instance.phase() {
+        Phase::Starting => ("starting", soon),
+        Phase::Draining => ("draining", soon),
+        Phase::Serving if instance.is_full() => ("full", later),
+        Phase::Serving if instance.is_refused_by_redis() => ("refused by Redis", later),
+        Phase::Serving if instance.is_overloaded() => ("overloaded", soon),
+        Phase::Serving => return response("200 OK", JSON, "", &json!({ "ready": true }).to_string()),
     };
-    ("503 Service Unavailable", JSON, json!({ "ready": false, "reason": reason }).to_string())
+    let body = json!({ "ready": false, "reason": reason }).to_string();
+    response("503 Service Unavailable", JSON, header, &body)
 }
 
 fn stats(instance: &Instance, uptime: u64, names_rooms: bool) -> String {

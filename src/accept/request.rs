@@ -109,6 +109,15 @@ const TOO_LARGE: Refusal = Refusal::new(
 );
 const MALFORMED: Refusal = Refusal::new("400 Bad Request", "this is not an HTTP/1.1 request");
 
+/// The method of the request whose first bytes these are, whether or not the rest is one; empty where none is known.
+pub fn method(bytes: &[u8]) -> &str {
+    // Line ends in front of a request are skipped (RFC 9112, section 2.2).
+    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+    let mut words = bytes[start..].splitn(2, |byte| *byte == b' ');
+    let first = words.next().filter(|_| words.next().is_some());
+    first.and_then(|word| std::str::from_utf8(word).ok()).unwrap_or_default()
+}
+
 /// Looks at the bytes received so far.
 pub fn parse(bytes: &[u8]) -> Head<'_> {
     let mut lines = [httparse::EMPTY_HEADER; limits::REQUEST_HEADERS];
@@ -169,6 +178,16 @@ mod tests {
         let bytes = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
         for length in 0..bytes.len() {
             assert!(matches!(parse(&bytes[..length]), Head::Incomplete), "{length}");
+        }
+    }
+
+    #[test]
+    fn the_method_is_known_before_and_without_the_rest() {
+        for bytes in ["HEAD / HTTP/1.1\r\n", "\r\n\nHEAD /x", "HEAD ", "HEAD / HTTP/9\r\n\r\n"] {
+            assert_eq!(method(bytes.as_bytes()), "HEAD", "{bytes:?}");
+        }
+        for bytes in [b"".as_slice(), b"HEAD", b"\r\n", b"\xff\xff x", b" HEAD /"] {
+            assert_eq!(method(bytes), "", "{bytes:?}");
         }
     }
 

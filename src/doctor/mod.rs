@@ -18,13 +18,13 @@ use crate::preflight::{self, PreflightError};
 use crate::uplink;
 use tuning::Tuned;
 
-/// Resident bytes of the server per idle connection that is in a room: 746 were measured with 15,000 of them
-/// (docs/performance.md), and a third more is for tables that have just doubled and for rooms with few members.
+/// Resident bytes of the server per idle connection that is in a room: what docs/performance.md holds it to.
 const SERVER_BYTES_PER_CONNECTION: u64 = 1_024;
 
-/// Bytes of the kernel per idle connection: on Linux 6.18 its objects for socket (2,368), inode (832), file (192),
-/// directory entry (192) and pending receive (256), and what allocation in whole pages adds.
-const KERNEL_BYTES_PER_CONNECTION: u64 = 4_096;
+/// Bytes of the kernel per idle connection: its objects for socket, inode, file, directory entry and pending receive, and
+/// what allocation in whole pages adds. Rounded up from what docs/capacity.md measures for both ends of loopback
+/// together: with too few promised, nobody is refused.
+const KERNEL_BYTES_PER_CONNECTION: u64 = 5_120;
 
 /// Parts of the available memory that idle connections may take, of four: the rest is for traffic.
 const IDLE_QUARTERS: u64 = 3;

@@ -1,6 +1,7 @@
 //! What each thread counts.
 
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -106,6 +107,30 @@ pub struct ControlCells {
     pub started_unix_ms: Cell,
     /// Descriptors that were open at the last look.
     pub open_descriptors: Cell,
+}
+
+/// What the separate port counts. Several threads write, one at a time: under its lock.
+#[derive(Debug, Default)]
+pub struct PortCells {
+    writing: Mutex<()>,
+    /// Its answers.
+    pub statuses: Statuses,
+    /// Limits that were run into, by [`Limit`].
+    pub limits: [Cell; Limit::ALL.len()],
+}
+
+impl PortCells {
+    /// A complete HTTP response goes out.
+    pub fn answered(&self, response: &str) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.statuses.count(response);
+    }
+
+    /// A limit was run into.
+    pub fn reached(&self, limit: Limit) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.limits[limit as usize].add(1);
+    }
 }
 
 /// What a shard counts.

@@ -125,8 +125,8 @@ pub fn exposition(instance: &Instance, uptime_ms: u64) -> String {
     text.one("websocket_connections", "WebSocket connections open now.", instance.connections());
     text.one(
         "websocket_connections_limit",
-        "Connections that the instance takes (WS_MAX_CONNECTIONS).",
-        instance.live().ws_max_connections.into(),
+        "Connections that the instance takes: WS_MAX_CONNECTIONS, or as many as descriptors allow.",
+        instance.capacity(),
     );
     text.one("websocket_rooms", "Rooms with members on this instance now.", instance.rooms());
     for (name, help, cell) in TRAFFIC {
@@ -166,11 +166,13 @@ fn labelled_exposition(text: &mut Exposition<'_>, instance: &Instance) {
         cells.closes.each().map(|(by, code, n)| (format!("by=\"{by}\",code=\"{code}\""), n)).collect()
     });
     text.labelled(name, help, each);
-    let each = shards()
-        .map(|cells| cells.statuses.each().map(|(status, n)| (format!("status=\"{status}\""), n)).collect());
+    let statuses = shards().map(|cells| &cells.statuses).chain([&instance.port.statuses]);
+    let each =
+        statuses.map(|cells| cells.each().map(|(status, n)| (format!("status=\"{status}\""), n)).collect());
     text.labelled("http_responses_total", "Answers to requests that did not become a WebSocket.", each);
-    let each = shards().map(|cells| {
-        let limits = Limit::ALL.iter().zip(&cells.limits);
+    let limits = shards().map(|cells| &cells.limits).chain([&instance.port.limits]);
+    let each = limits.map(|cells| {
+        let limits = Limit::ALL.iter().zip(cells);
         limits.map(|(limit, cell)| (format!("limit=\"{}\"", limit.as_str()), cell.get())).collect()
     });
     text.labelled("limits_reached_total", "Requests and connections refused at a limit.", each);

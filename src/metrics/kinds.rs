@@ -36,11 +36,15 @@ pub enum Limit {
     MessageBytes,
     /// A queue between threads: the request was answered `unavailable`.
     Queue,
+    /// Calls of `/api/` under way.
+    Calls,
+    /// Connections of ADMIN_PORT.
+    AdminConnections,
 }
 
 impl Limit {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::MessageRate,
         Self::ByteRate,
         Self::UserMessageRate,
@@ -55,6 +59,8 @@ impl Limit {
         Self::Handshakes,
         Self::MessageBytes,
         Self::Queue,
+        Self::Calls,
+        Self::AdminConnections,
     ];
 
     /// The value of the label.
@@ -74,6 +80,8 @@ impl Limit {
             Self::Handshakes => "max_handshakes",
             Self::MessageBytes => "max_message_bytes",
             Self::Queue => "queue",
+            Self::Calls => "api_calls",
+            Self::AdminConnections => "admin_connections",
         }
     }
 }

@@ -11,7 +11,7 @@ pub mod process;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-pub use self::cells::{AuthorizationCells, ControlCells, ShardCells, UplinkCells};
+pub use self::cells::{AuthorizationCells, ControlCells, PortCells, ShardCells, UplinkCells};
 pub use self::exposition::exposition;
 pub use self::process::memory;
 

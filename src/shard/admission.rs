@@ -57,15 +57,16 @@ impl Shard {
         }
     }
 
-    /// A socket was accepted: one over the rate gets its answer at once.
-    pub(super) fn bound_accepts(&mut self, slot: u32, now: Now) {
-        if self.instance.quotas.accept(now.since_start_ms).is_err() {
-            self.cells.refused_connections.add(1);
-            self.cells.reached(Limit::AcceptRate);
-            let reason = "too many connections at once: come back later";
-            let refusal = Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 1\r\n" };
-            self.answer(slot, http::refuse(&refusal), now);
+    /// One more request for `/ws`, which is refused beyond the rate of them. Nothing else counts towards it: a rush of
+    /// clients must not make probes fail.
+    pub(super) fn bound_accepts(&self, now: Now) -> Result<(), Refusal> {
+        if self.instance.quotas.accept(now.since_start_ms).is_ok() {
+            return Ok(());
         }
+        self.cells.refused_connections.add(1);
+        self.cells.reached(Limit::AcceptRate);
+        let reason = "too many connections at once: come back later";
+        Err(Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 1\r\n" })
     }
 
     /// Whether a trusted proxy has yet to say for whom it speaks. Its header comes in front of everything else, also of
@@ -107,9 +108,8 @@ impl Shard {
             let reason = "this instance is draining: another one takes this client";
             return Err(busy(reason, "Retry-After: 1\r\n"));
         }
-        let full = self.instance.connections() >= u64::from(self.settings().ws_max_connections);
         let answer = match &**self.instance.steering.load() {
-            Steering::Welcome if full => {
+            Steering::Welcome if self.instance.is_full() => {
                 self.cells.reached(Limit::Connections);
                 return Err(busy("this instance is full", "Retry-After: 5\r\n"));
             }

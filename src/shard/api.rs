@@ -16,6 +16,7 @@ use super::outlet::Outlet;
 use super::session::Phase;
 use super::{Now, Shard, home};
 use crate::accept::api::{self, Answer, Page, Route};
+use crate::accept::http;
 use crate::accept::request::Request;
 use crate::ban::{Ban, Bans};
 use crate::codec::close::CloseCode;
@@ -26,6 +27,7 @@ use crate::command::event::{self, RoomMessage};
 use crate::config::Settings;
 use crate::identity::{ConnectionId, RoomId, UserId};
 use crate::limits;
+use crate::metrics::kinds::Limit;
 use crate::room::history::{Epoch, Position};
 
 /// Milliseconds in which a request has its answer: more than a store in Redis and its timeout take.
@@ -133,14 +135,14 @@ impl Shard {
         let settings = self.settings();
         if settings.administration.port.is_some() {
             let answer = Answer::error("404 Not Found", "not_found", "this is served on ADMIN_PORT");
-            return self.answer(slot, answer.encode(), now);
+            return self.answer(slot, http::fitted(request.method, answer.encode()), now);
         }
         let verifier = self.verifier.as_deref();
         let call = authorize(api::credential(request), settings, verifier, now.unix_ms / 1000)
             .and_then(|()| api::parse(request, most_body_bytes(settings)));
         let call = match call {
             Ok(call) => call,
-            Err(answer) => return self.answer(slot, answer.encode(), now),
+            Err(answer) => return self.answer(slot, http::fitted(request.method, answer.encode()), now),
         };
         let incomplete = body.len() < call.body_bytes;
         if incomplete && call.expects_continue {
@@ -174,11 +176,7 @@ impl Shard {
 
     pub(super) fn refuse_slow_request(&mut self, slot: u32, now: Now) {
         let reading = self.session(slot).is_some_and(|session| session.unsettled().request.is_some());
-        let answer = if reading {
-            Answer::error("408 Request Timeout", "timeout", "the request's body was not complete in time")
-        } else {
-            timed_out()
-        };
+        let answer = if reading { Answer::slow_body() } else { Answer::timed_out() };
         self.answer(slot, answer.encode(), now);
     }
 
@@ -192,7 +190,7 @@ impl Shard {
             .map(|(ticket, _)| *ticket)
             .collect();
         for ticket in late {
-            self.conclude(ticket, timed_out(), now);
+            self.conclude(ticket, Answer::timed_out(), now);
         }
     }
 
@@ -216,6 +214,7 @@ impl Shard {
 
     fn execute(&mut self, caller: Caller, route: Route, body: &[u8], now: Now) {
         if self.api.pending.len() >= PENDING {
+            self.cells.reached(Limit::Calls);
             let answer =
                 Answer::error("429 Too Many Requests", "rate_limited", "too many requests wait: slow down");
             return self.reply(&caller, &answer.with_header("Retry-After: 1\r\n"), now);
@@ -516,15 +515,6 @@ impl Shard {
     }
 }
 
-fn timed_out() -> Answer {
-    let answer = Answer::error(
-        "503 Service Unavailable",
-        "timeout",
-        "no answer in time: what became of it is unknown",
-    );
-    answer.with_header("Retry-After: 1\r\n")
-}
-
 /// The order that a route and its body make.
 fn order(route: Route, body: &[u8], now: Now) -> Result<Order, Answer> {
     let (reason, duration) = api::read_order(body)?;
@@ -562,7 +552,7 @@ fn stored(outcome: StoreOutcome) -> Answer {
         StoreOutcome::Unavailable => {
             Answer::unavailable("the room's history cannot be reached: nothing was done")
         }
-        StoreOutcome::Timeout => timed_out(),
+        StoreOutcome::Timeout => Answer::timed_out(),
     }
 }
 

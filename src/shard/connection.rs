@@ -49,7 +49,6 @@ impl Shard {
         self.actions.push(Action::Receive(accepted));
         self.handshakes.push_back(id);
         self.bound_handshakes(now);
-        self.bound_accepts(accepted.slot, now);
     }
 
     /// Refuses the oldest handshakes beyond the bound: whoever means it has sent its head long before.
@@ -68,7 +67,7 @@ impl Shard {
             self.cells.reached(Limit::Handshakes);
             let reason = "too many handshakes are under way: come back later";
             let refusal = Refusal { status: UNAVAILABLE, reason, header: "Retry-After: 5\r\n" };
-            self.answer(oldest.slot, http::refuse(&refusal), now);
+            self.refuse_incomplete(oldest.slot, &refusal, now);
         }
     }
 
@@ -150,7 +149,10 @@ impl Shard {
                     session.unsettled().early = head;
                 }
             }
-            Head::Refused(refusal) => self.answer(slot, http::refuse(&refusal), now),
+            Head::Refused(refusal) => {
+                let answer = http::fitted(request::method(&head), http::refuse(&refusal));
+                self.answer(slot, answer, now);
+            }
             Head::Request(request, length) if request.path == "/ws" => {
                 self.correlate(slot, &request, "upgrade");
                 match self.admit(slot, &request, now) {
@@ -158,7 +160,7 @@ impl Shard {
                         self.came_from(slot, address);
                         self.upgrade(slot, upgrade, identity, &head[length..], now);
                     }
-                    Err(answer) => self.answer(slot, answer, now),
+                    Err(answer) => self.answer(slot, http::fitted(request.method, answer), now),
                 }
             }
             Head::Request(request, length) if api::is_api(request.path) => {
@@ -167,15 +169,24 @@ impl Shard {
             }
             Head::Request(request, _) => {
                 let answer = http::respond(&request, &self.instance, now.since_start_ms);
-                self.answer(slot, answer, now);
+                self.answer(slot, http::fitted(request.method, answer), now);
             }
         }
+    }
+
+    /// Refuses a request of which more was to come.
+    pub(super) fn refuse_incomplete(&mut self, slot: u32, refusal: &Refusal, now: Now) {
+        let early = self.session(slot).and_then(|session| session.unsettled.as_ref());
+        let method = early.map_or("", |unsettled| request::method(&unsettled.early));
+        let answer = http::fitted(method, http::refuse(refusal));
+        self.answer(slot, answer, now);
     }
 
     /// Whether the server takes one more client, as whom, and counted where; or else what it is answered.
     fn admit(&self, slot: u32, request: &Request<'_>, now: Now) -> Result<Admitted, String> {
         let refuse = |refusal: Refusal| http::refuse(&refusal);
         let settings = &self.settings;
+        self.bound_accepts(now).map_err(refuse)?;
         let upgrade =
             upgrade::check(request, &settings.allowed_origins, settings.compression).map_err(refuse)?;
         self.steer(request)?;

@@ -93,7 +93,13 @@ impl Shard {
         let id = session.id;
         if rejection.code == ErrorCode::InvalidRoom && now.since_start_ms >= self.log_refusal_at {
             self.log_refusal_at = now.since_start_ms + REFUSAL_LOG_MS;
-            tracing::warn!(socket = %self.socket_id(id), reason = &*rejection.message, "a client names no room");
+            let (connection, request) = (self.socket_id(id).text(), self.request_id(id));
+            tracing::warn!(
+                connection = connection.as_str(),
+                request = &*request,
+                reason = &*rejection.message,
+                "a client names no room"
+            );
         }
         let Some(session) = self.session(slot) else { return };
         session.invalid = session.invalid.saturating_add(1);

@@ -130,7 +130,15 @@ impl Shard {
             Ok(Peer::Sends) => {}
             Ok(Peer::HasFinished) => self.finish_connection(from.slot, now),
             Err(error) => {
-                tracing::debug!(%error, "a client's TLS failed");
+                if let Some(id) = self.session(from.slot).map(|session| session.id) {
+                    let (connection, request) = (self.socket_id(id).text(), self.request_id(id));
+                    tracing::debug!(
+                        connection = connection.as_str(),
+                        request = &*request,
+                        %error,
+                        "a client's TLS failed"
+                    );
+                }
                 self.cells.tls_failures.add(1);
                 self.finish_connection(from.slot, now);
             }

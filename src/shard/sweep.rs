@@ -10,7 +10,6 @@ use super::mesh::Mesh;
 use super::requests::{BUSY, Outcome, Refused};
 use super::session::Phase;
 use super::{Action, Now, Shard, api, home, key};
-use crate::accept::http;
 use crate::accept::request::Refusal;
 use crate::codec::close::CloseCode;
 use crate::codec::frame;
@@ -130,7 +129,7 @@ impl Shard {
 
     fn refuse_slow_head(&mut self, slot: u32, now: Now) {
         let refusal = Refusal::new("408 Request Timeout", "the request head was not complete in time");
-        self.answer(slot, http::refuse(&refusal), now);
+        self.refuse_incomplete(slot, &refusal, now);
     }
 
     /// Closes the socket, whatever still waits for it.

@@ -3,6 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
+use crate::logging;
+
 /// Starts the thread `name` on the CPU `cpu`, or on any.
 ///
 /// # Errors
@@ -22,10 +24,11 @@ pub(super) fn spawn(
             }
         }
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            // The panic itself has been printed. Going on would mean members cut off from the others of
+            // The panic itself has been logged. Going on would mean members cut off from the others of
             // their room without being told; an instance that ends is noticed, replaced and cleared away.
             let name = thread.name().unwrap_or_default();
-            eprintln!("tableforge: the uplink's thread {name} has panicked: ending the process");
+            tracing::error!("the uplink's thread {name} has panicked: ending the process");
+            logging::finish();
             std::process::abort();
         }
     })

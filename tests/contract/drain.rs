@@ -70,6 +70,7 @@ fn whoever_comes_meanwhile_is_sent_elsewhere_and_whoever_goes_may() {
     );
     let ready = http::get(a.port, "/ready");
     assert!(ready.status == 503 && ready.body.contains("draining"), "{ready:?}");
+    assert_eq!(ready.header("retry-after"), Some("1"), "{ready:?}");
     assert_eq!(http::get(a.port, "/health").status, 200, "it is not ill");
     let facts = b.metric("tableforge_instances");
     assert_eq!(facts, Some(2.0), "it is still there");

@@ -1,14 +1,15 @@
 //! The HTTP interface (docs/http.md): `/health`, `/ready`, `/stats`, `/metrics` and the console page.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use serde_json::json;
 
 use crate::harness::client::Client;
-use crate::harness::http;
 use crate::harness::raw::RawSocket;
 use crate::harness::redis::RedisServer;
 use crate::harness::server::Server;
+use crate::harness::{free_port, http};
 
 #[test]
 fn health_says_that_it_serves() {
@@ -123,6 +124,61 @@ fn several_requests_may_use_one_connection() {
     socket.send(request("close").as_bytes());
     assert_eq!(socket.response().status, 200);
     socket.assert_ends();
+}
+
+/// The head of the answer to a request with that first line, and everything that follows it up to the connection's end.
+#[track_caller]
+fn whole_answer(port: u16, line: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server takes connections");
+    stream.set_read_timeout(Some(crate::harness::DEADLINE)).expect("the time is not zero");
+    stream.write_all(format!("{line}\r\nHost: x\r\n\r\n").as_bytes()).expect("the connection is open");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("the server ends the connection");
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{line}: {text:?}"));
+    (head.to_owned(), body.to_owned())
+}
+
+#[test]
+fn head_gets_no_body_whatever_the_answer() {
+    let admin = free_port();
+    let server = Server::start(&[("ADMIN_PORT", &*admin.to_string()), ("API_KEY", "key")]);
+    let cases = [
+        (server.port, "/health", "200"),
+        (server.port, "/ready", "200"),
+        (server.port, "/stats", "200"),
+        (server.port, "/metrics", "404"),
+        (server.port, "/nothing", "404"),
+        (server.port, "/ws", "405"),
+        (server.port, "/api/v1/instances", "404"),
+        (admin, "/metrics", "200"),
+        (admin, "/nothing", "404"),
+        (admin, "/api/v1/instances", "401"),
+    ];
+    for (port, path, status) in cases {
+        let (head, body) = whole_answer(port, &format!("HEAD {path} HTTP/1.1"));
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {head}");
+        assert_eq!(body, "", "{path}: {head}");
+        assert!(head.contains("Content-Length: ") && !head.contains("Content-Length: 0"), "{path}: {head}");
+    }
+    for port in [server.port, admin] {
+        let (head, body) = whole_answer(port, "HEAD /health HTTP/1.0");
+        assert!(head.starts_with("HTTP/1.1 505 ") && body.is_empty(), "{head} {body}");
+        let (head, body) = whole_answer(port, "GET /nothing HTTP/1.1");
+        assert!(head.starts_with("HTTP/1.1 404 ") && !body.is_empty(), "GET has it: {head}");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_ready_says_when_to_ask_again() {
+    let server = Server::start(&[("WS_MAX_CONNECTIONS", "1")]);
+    let client = Client::connect(&server);
+    let full = http::get(server.port, "/ready");
+    assert!(full.status == 503 && full.body.contains("full"), "{full:?}");
+    assert_eq!(full.header("retry-after"), Some("5"), "{full:?}");
+    drop(client);
+    crate::harness::eventually("there is room again", || {
+        http::try_get(server.port, "/ready").filter(|answer| answer.status == 200)
+    });
 }
 
 #[test]

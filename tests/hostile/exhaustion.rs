@@ -62,6 +62,28 @@ fn without_descriptors_accepting_pauses_and_goes_on_when_there_are_some() {
 }
 
 #[test]
+fn a_server_with_few_descriptors_is_full_before_it_has_none() {
+    // Half of so few are for connections: more than the server uses itself are left.
+    const FIT: usize = 64;
+    let server = with_descriptors(2 * FIT);
+    let mut crowd: Vec<_> = (0..FIT).map(|_| RawSocket::upgraded(&server)).collect();
+    let mut late = RawSocket::connect(server.port);
+    late.send(UPGRADE.as_bytes());
+    let refused = late.response();
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")), "{refused:?}");
+    assert!(refused.body.contains("full"), "{refused:?}");
+    let ready = http::get(server.port, "/ready");
+    assert!(ready.status == 503 && ready.body.contains("full"), "{ready:?}");
+    assert_eq!(http::get(server.port, "/health").status, 200);
+    assert_eq!(server.metric("tableforge_websocket_connections_limit"), Some(FIT as f64));
+    assert_eq!(server.metric("tableforge_websocket_accept_pauses_total"), Some(0.0));
+    drop(crowd.pop());
+    eventually("there is room again", || {
+        http::try_get(server.port, "/ready").filter(|response| response.status == 200)
+    });
+}
+
+#[test]
 fn thousands_that_come_and_go_at_once_leave_nothing_behind() {
     const COUNT: usize = 2_000;
     allow_descriptors(COUNT as u64 + 100);

@@ -80,7 +80,7 @@ fn a_drain_tells_clients_and_ends_tls_in_order() {
 
 #[test]
 fn what_is_no_tls_gets_an_alert_and_harms_nobody() {
-    let server = Secured::start(&[]);
+    let server = Secured::start(&[("LOG_LEVEL", "debug")]);
     let mut healthy = server.client();
     for hostile in
         [&b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], &[0x16, 3, 1, 0xff, 0xff, 1], &[7; 300]]
@@ -94,6 +94,13 @@ fn what_is_no_tls_gets_an_alert_and_harms_nobody() {
         assert_eq!(answer.first(), Some(&0x15), "an alert and nothing in plain text: {answer:?}");
     }
     assert_eq!(server.metric("tableforge_tls_failures_total"), 3);
+    eventually("the log names each connection", || {
+        let output = server.process.output();
+        let lines = output.lines().filter(|line| line.contains("a client's TLS failed"));
+        let named =
+            lines.filter(|line| line.contains("\"connection\":\"") && line.contains("\"request\":\""));
+        (named.count() == 3).then_some(())
+    });
     healthy.send(&json!({"type": "ping"}));
     healthy.expect("pong");
 }

@@ -4,7 +4,9 @@ use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
+use tableforge::config::{LogFormat, Settings};
 use tableforge::identity::InstanceId;
+use tableforge::logging;
 use tableforge::shard::outlet::Waker;
 use tableforge::uplink::driver::{Ports, start};
 use tableforge::uplink::history::HistoryRules;
@@ -107,11 +109,18 @@ fn a_panic_in_the_uplink_ends_the_process() {
         .expect("the test can start itself");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.signal(), Some(SIGABRT), "{said}");
-    assert!(said.contains("no load") && said.contains("thread tf-publisher has panicked"), "{said}");
+    let json = |line| serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}"));
+    let lines: Vec<serde_json::Value> = said.lines().map(json).collect();
+    let errors: Vec<_> = lines.iter().filter(|line| line["level"] == "ERROR").collect();
+    let [panic, end] = errors[..] else { panic!("two lines say it: {said}") };
+    assert_eq!((&panic["panic"], &panic["thread"]), (&"no load".into(), &"tf-publisher".into()), "{panic}");
+    assert!(panic["place"].as_str().is_some_and(|place| place.contains("process.rs:")), "{panic}");
+    assert!(end["message"].as_str().is_some_and(|text| text.contains("ending the process")), "{end}");
 }
 
 /// Runs an uplink whose first heartbeat panics, until that ends the process.
 fn panic_in_the_uplink(port: u16) -> ! {
+    let _logging = logging::start(&Settings { log_format: LogFormat::Json, ..Settings::for_tests() });
     let (_commands, for_ingress) = crossbeam_channel::bounded(1);
     let (_publications, for_publisher) = crossbeam_channel::bounded(1);
     let waker = Waker::new().expect("an eventfd");

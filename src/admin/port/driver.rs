@@ -1,8 +1,8 @@
 //! The separate port: a thread of its own answers probes and metrics, whatever the shards do; what is for `/api/` goes
 //! to a shard that is awake.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,25 +10,36 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwapOption;
 use crossbeam_channel::{Sender, bounded};
 
+use super::seats::{Denied, Place, Seats};
 use crate::accept::api::{self, Answer, Call};
 use crate::accept::http;
-use crate::accept::request::{self, Head};
+use crate::accept::request::{self, Head, Refusal};
 use crate::command::authorize::TokenVerifier;
 use crate::instance::Instance;
+use crate::metrics::kinds::Limit;
 use crate::shard::api::{authorize, most_body_bytes};
 use crate::shard::correlation::{Cause, describe, given_id, given_parent};
 use crate::shard::envelope::{ControlMessage, PortRequest};
 use crate::shard::outlet::Waker;
 use crate::trace::{OpenSpan, SpanKind};
 
-/// Requests at a time: probes, a scraper, some administrators.
-const REQUESTS: usize = 32;
-
 /// Wait for a shard's answer, which has its own shorter deadlines.
 const ANSWER: Duration = Duration::from_secs(8);
 
+/// Wait for a client's end of the connection after its answer, as on the main port.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// Wait after accepting failed, for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// To whoever gives way before it has asked for anything.
+const FULL: Refusal = Refusal {
+    status: "503 Service Unavailable",
+    reason: "too many connections to this port: send the request at once, and end connections after the answer",
+    header: "Retry-After: 1\r\n",
+};
+
+const SLOW_HEAD: Refusal = Refusal::new("408 Request Timeout", "the request head was not complete in time");
 
 /// What requests are answered from.
 #[derive(Clone)]
@@ -52,71 +63,127 @@ impl AdminPort {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn serve(self, listener: TcpListener) -> std::io::Result<()> {
-        let busy = Arc::new(AtomicUsize::new(0));
+    pub fn serve(self, listener: TcpListener) -> io::Result<()> {
+        let seats = Seats::default();
         let accept = move || {
             loop {
-                let Ok((stream, _)) = listener.accept() else {
-                    std::thread::sleep(PAUSE);
-                    continue;
-                };
-                if busy.fetch_add(1, SeqCst) >= REQUESTS {
-                    busy.fetch_sub(1, SeqCst);
-                    continue;
-                }
-                let (port, done) = (self.clone(), busy.clone());
-                let spawned = std::thread::Builder::new().name("tf-admin".to_owned()).spawn(move || {
-                    // A client that went away or sent nothing gets no answer.
-                    let _ = port.answer(stream);
-                    done.fetch_sub(1, SeqCst);
-                });
-                if spawned.is_err() {
-                    busy.fetch_sub(1, SeqCst);
+                match listener.accept() {
+                    Ok((stream, _)) => self.attend(Arc::new(stream), &seats),
+                    Err(error) => {
+                        tracing::warn!(%error, "ADMIN_PORT accepts nothing for now: raise the limit of open files if this persists");
+                        std::thread::sleep(PAUSE);
+                    }
                 }
             }
         };
         std::thread::Builder::new().name("tf-admin-accept".to_owned()).spawn(accept).map(drop)
     }
 
-    fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        let until = Instant::now() + self.instance.live().handshake_timeout;
+    /// Gives the client a seat and a thread.
+    fn attend(&self, stream: Arc<TcpStream>, seats: &Seats) {
+        let refusal = http::refuse(&FULL);
+        let (place, refused) = seats.take(&stream, &refusal);
+        if refused {
+            tracing::warn!("ADMIN_PORT has as many connections as it takes: one without a request gave way");
+            self.instance.port.reached(Limit::AdminConnections);
+            self.instance.port.answered(&refusal);
+        }
+        let (port, client) = (self.clone(), stream.clone());
+        let spawned = std::thread::Builder::new().name("tf-admin".to_owned()).spawn(move || {
+            // A client that went away gets no answer.
+            let _ = port.serve_one(&client, &place);
+        });
+        if let Err(error) = spawned {
+            tracing::error!(%error, "ADMIN_PORT cannot answer a request: the system gives no thread");
+            self.instance.port.answered(&refusal);
+            // Whoever cannot be told sees the connection end.
+            let _ = (&*stream).write_all(refusal.as_bytes());
+        }
+    }
+
+    fn serve_one(&self, stream: &TcpStream, place: &Place) -> io::Result<()> {
         stream.set_write_timeout(Some(ANSWER))?;
         let mut bytes = Vec::new();
-        let (response, tag) = loop {
-            match request::parse(&bytes) {
-                Head::Refused(refusal) => break (http::refuse(&refusal), None),
+        let Some(response) = self.respond(stream, place, &mut bytes) else { return Ok(()) };
+        if !place.answer() {
+            return Ok(());
+        }
+        let response = http::fitted(request::method(&bytes), response);
+        self.instance.port.answered(&response);
+        let mut writer = stream;
+        writer.write_all(response.as_bytes())?;
+        stream.shutdown(Shutdown::Write)?;
+        place.leave();
+        // A socket that is closed with unread bytes in it is reset, and the answer lost with it.
+        let until = Instant::now() + LINGER;
+        let mut rest = Vec::new();
+        loop {
+            rest.clear();
+            read_some(stream, &mut rest, until)?;
+        }
+    }
+
+    /// What the client is answered, whose request is read into `bytes`. Nothing when it has gone or given way.
+    fn respond(&self, stream: &TcpStream, place: &Place, bytes: &mut Vec<u8>) -> Option<String> {
+        let until = Instant::now() + self.instance.live().handshake_timeout;
+        loop {
+            match request::parse(bytes) {
+                Head::Refused(refusal) => return Some(http::refuse(&refusal)),
                 Head::Incomplete => {}
                 Head::Request(request, length) if api::is_api(request.path) => {
                     let tag = self.correlate(&request);
                     let answer = match self.permitted(&request) {
                         Err(answer) => answer,
                         Ok(call) => {
-                            if call.expects_continue {
-                                stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
-                            }
-                            let mut body = bytes.split_off(length);
-                            while body.len() < call.body_bytes {
-                                read_some(&mut stream, &mut body, until)?;
-                            }
-                            body.truncate(call.body_bytes);
-                            self.ask_a_shard(call, body, tag.cause())
+                            let body = bytes.split_off(length);
+                            self.carry_out(stream, place, call, body, until, tag.cause())?
                         }
                     };
-                    break (answer.encode(), Some(tag));
+                    return Some(tag.conclude(&answer.encode()));
                 }
                 Head::Request(request, _) => {
                     let uptime_ms = self.started.elapsed().as_millis() as u64;
-                    break (http::respond_on_any(&request, &self.instance, uptime_ms), None);
+                    return Some(http::respond_on_any(&request, &self.instance, uptime_ms));
                 }
             }
-            read_some(&mut stream, &mut bytes, until)?;
-        };
-        let response = match tag {
-            Some(tag) => tag.conclude(&response),
-            None => response,
-        };
-        stream.write_all(response.as_bytes())?;
-        stream.shutdown(std::net::Shutdown::Write)
+            match read_some(stream, bytes, until) {
+                Ok(()) => {}
+                Err(error) if is_late(&error) => return Some(http::refuse(&SLOW_HEAD)),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Reads the rest of the call's body, which begins with `body`, and has a shard answer it.
+    fn carry_out(
+        &self,
+        mut stream: &TcpStream,
+        place: &Place,
+        call: Call,
+        mut body: Vec<u8>,
+        until: Instant,
+        cause: Cause,
+    ) -> Option<Answer> {
+        match place.call() {
+            Ok(()) => {}
+            Err(Denied::Gone) => return None,
+            Err(Denied::TooMany) => {
+                self.instance.port.reached(Limit::Calls);
+                return Some(Answer::unavailable("too many calls are under way: try again"));
+            }
+        }
+        if call.expects_continue {
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
+        }
+        while body.len() < call.body_bytes {
+            match read_some(stream, &mut body, until) {
+                Ok(()) => {}
+                Err(error) if is_late(&error) => return Some(Answer::slow_body()),
+                Err(_) => return None,
+            }
+        }
+        body.truncate(call.body_bytes);
+        Some(self.ask_a_shard(call, body, cause))
     }
 
     fn permitted(&self, request: &request::Request<'_>) -> Result<Call, Answer> {
@@ -144,10 +211,12 @@ impl AdminPort {
         let (reply, answer) = bounded(1);
         let request = PortRequest { route: call.route, body, cause, reply };
         if self.control.try_send(ControlMessage::Api(Box::new(request))).is_err() {
+            self.instance.port.reached(Limit::Queue);
             return Answer::unavailable("too much is being administrated: try again");
         }
         self.waker.wake();
-        answer.recv_timeout(ANSWER).unwrap_or_else(|_| Answer::unavailable("no shard answers"))
+        // It may still be carried out, or have been already: only what was not sent is known to be undone.
+        answer.recv_timeout(ANSWER).unwrap_or_else(|_| Answer::timed_out())
     }
 }
 
@@ -174,15 +243,19 @@ impl Tag {
     }
 }
 
-fn read_some(stream: &mut TcpStream, bytes: &mut Vec<u8>, until: Instant) -> std::io::Result<()> {
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
+}
+
+fn read_some(mut stream: &TcpStream, bytes: &mut Vec<u8>, until: Instant) -> io::Result<()> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() {
-        return Err(std::io::ErrorKind::TimedOut.into());
+        return Err(ErrorKind::TimedOut.into());
     }
     stream.set_read_timeout(Some(left))?;
     let mut buffer = [0; 8192];
     match stream.read(&mut buffer)? {
-        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        0 => Err(ErrorKind::UnexpectedEof.into()),
         count => {
             bytes.extend_from_slice(&buffer[..count]);
             Ok(())

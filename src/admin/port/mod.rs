@@ -1,3 +1,4 @@
 //! The separate port for probes, metrics and administration.
 
 pub mod driver;
+mod seats;

@@ -91,7 +91,7 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "ACCEPT_RATE",
         group: Limits,
-        prose: "Sockets per second that this instance accepts, twice as many at once; the others get 503.",
+        prose: "Requests for /ws per second that this instance looks at, twice as many at once; the others get 503.",
         default: Is("0"),
         kind: rate(|d, n| d.settings.limits.accept_rate = n as u32),
     },

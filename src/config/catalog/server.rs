@@ -39,7 +39,7 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "WS_MAX_CONNECTIONS",
         group: Server,
-        prose: "Connections that this instance takes; more get 503.",
+        prose: "Connections that this instance takes, if the limit of descriptors allows so many; more get 503.",
         default: PerMode { serve: "100000", dev: "16000" },
         kind: count(1..=10_000_000, |d, n| d.settings.ws_max_connections = n as u32),
     },

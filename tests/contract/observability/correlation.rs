@@ -45,6 +45,18 @@ fn the_id_of_a_request_is_in_its_answer_and_in_the_log() {
 }
 
 #[test]
+fn a_line_about_a_connection_names_it_and_its_request() {
+    let server = Server::start(&[]);
+    let mut client = Client::open(server.port, "/ws", &[("x-request-id", "visit-7")]).expect("it upgrades");
+    client.expect_refused(serde_json::json!({"type": "join_room", "roomId": "no room"}), "invalid_room");
+    let line = eventually("the refusal is logged", || {
+        lines(&server).into_iter().find(|line| line["message"] == "a client names no room")
+    });
+    assert_eq!(line["connection"], *client.socket_id, "{line}");
+    assert_eq!(line["request"], "visit-7", "{line}");
+}
+
+#[test]
 fn every_answer_to_an_upgrade_or_a_call_has_an_id() {
     let server = Server::start(&[("API_KEY", "key"), ("ALLOWED_ORIGINS", "https://good.example")]);
     let call = "GET /api/v1/instances HTTP/1.1\r\nHost: x\r\n\r\n";

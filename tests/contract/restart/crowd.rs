@@ -21,6 +21,9 @@ const SPEAK_EVERY: Duration = Duration::from_secs(2);
 /// Wait of a client that no instance takes, and of one whose request was refused for now.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A connection that an instance has taken, and when it did.
+type Opened = (WebSocket<TcpStream>, Instant);
+
 struct Visitor {
     member: Member,
     room: Room,
@@ -28,12 +31,10 @@ struct Visitor {
     token: String,
     socket: Option<WebSocket<TcpStream>>,
     /// The thread that connects it: a slow instance holds up nobody else.
-    connecting: Option<JoinHandle<Option<WebSocket<TcpStream>>>>,
+    connecting: Option<JoinHandle<Option<Opened>>>,
     inside: bool,
     /// When to connect, ask to join, or speak next.
     next: Instant,
-    /// When it last turned away from an instance: when it was told to, or when it was closed.
-    parted: Instant,
     /// When to go, as the server has told it; nothing for those that wait until they are closed.
     leave: Option<Instant>,
     session: u32,
@@ -52,7 +53,7 @@ pub struct Crowd {
     started: Instant,
     /// Everything that happened, by milliseconds since the start.
     pub records: Vec<(u64, Record)>,
-    /// When clients that came back had turned away.
+    /// When clients that came back had their new connection.
     pub returns: Vec<Duration>,
     /// Joins after a return that were not given everything that was missed.
     pub unrecovered: usize,
@@ -72,7 +73,6 @@ impl Crowd {
             connecting: None,
             inside: false,
             next: started,
-            parted: started,
             leave: None,
             session: 0,
             place: number as usize,
@@ -147,9 +147,8 @@ impl Crowd {
                 Err(_) => visitor.part(now, note),
             }
         }
-        if let Some(leave) = visitor.leave.filter(|leave| now >= *leave) {
+        if visitor.leave.is_some_and(|leave| now >= leave) {
             visitor.part(now, note);
-            visitor.parted = leave;
         }
         if visitor.inside && self.speaks && now >= visitor.next {
             visitor.next = now + SPEAK_EVERY;
@@ -178,9 +177,9 @@ impl Crowd {
             Some(thread) if thread.is_finished() => {
                 visitor.next = now;
                 match thread.join().expect("connecting does not panic") {
-                    Some(socket) => {
+                    Some((socket, opened)) => {
                         if visitor.session > 0 {
-                            self.returns.push(visitor.parted - self.started);
+                            self.returns.push(opened - self.started);
                         }
                         visitor.session += 1;
                         visitor.socket = Some(socket);
@@ -293,19 +292,19 @@ impl Visitor {
         self.inside = false;
         self.leave = None;
         self.next = now;
-        self.parted = now;
         self.again.append(&mut self.unanswered);
     }
 }
 
-fn open(port: u16, token: &str) -> Option<WebSocket<TcpStream>> {
+fn open(port: u16, token: &str) -> Option<Opened> {
     let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_nodelay(true).expect("a TCP socket has nodelay");
     stream.set_read_timeout(Some(DEADLINE)).expect("the time is not zero");
     let (socket, _) =
         tungstenite::client::client(format!("ws://127.0.0.1:{port}/ws?token={token}"), stream).ok()?;
+    let opened = Instant::now();
     socket.get_ref().set_nonblocking(true).expect("a socket has this mode");
-    Some(socket)
+    Some((socket, opened))
 }
 
 /// The message whose event this is.
