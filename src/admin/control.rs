@@ -53,8 +53,10 @@ struct Task {
     gathered: Gathered,
     /// What this instance says, once it is known.
     local: Option<Value>,
-    /// Instances that have heard the order; nothing while that is not known.
+    /// Other instances that have heard the order; nothing while that is not known.
     expected: Option<usize>,
+    /// Whether some instance cannot be asked.
+    partial: bool,
     remote: Vec<(String, Value)>,
     deadline: Instant,
 }
@@ -156,13 +158,16 @@ impl Control {
             Order::Ban(user, ban) => Some(Question::Disconnect(user.clone(), ban.reason.clone())),
             _ => None,
         };
-        let mut expected = Some(0);
+        let (mut expected, mut partial) = (Some(0), false);
         if matches!(to, Destination::Caller(_))
-            && order != Order::Bans
-            && let Some(remote) = self.remote.as_mut().filter(|remote| remote.is_ready())
+            && let Some(remote) = self.remote.as_mut()
         {
-            remote.order(&order, id, time);
-            expected = None;
+            partial = !remote.is_ready();
+            // What is banned every instance knows by itself.
+            if !partial && order != Order::Bans {
+                remote.order(&order, id, time);
+                expected = None;
+            }
         }
         let task = Task {
             order,
@@ -171,6 +176,7 @@ impl Control {
             gathered: Gathered::default(),
             local,
             expected,
+            partial,
             remote: Vec::new(),
             deadline: time.instant + PATIENCE,
         };
@@ -233,7 +239,8 @@ impl Control {
             _ => true,
         };
         if all && task.local.is_some() {
-            self.conclude(id, true, time);
+            let complete = !task.partial;
+            self.conclude(id, complete, time);
         }
     }
 
@@ -264,7 +271,16 @@ impl Control {
     /// Takes what came from Redis.
     pub fn heard(&mut self, heard: Heard, time: Time) {
         match heard {
-            Heard::Order { order, reply } => {
+            Heard::Order { order, from, reply } => {
+                if order.changes_something() {
+                    let from = from.as_deref().unwrap_or("another program");
+                    tracing::info!(
+                        command = order.name(),
+                        from,
+                        ?order,
+                        "an administrator's order from Redis"
+                    );
+                }
                 let to = match reply {
                     Some((to, request)) => Destination::Instance { to, request },
                     None => Destination::Nobody,
@@ -274,11 +290,15 @@ impl Control {
             Heard::Reached { task: id, instances } => {
                 if let Some(task) = self.tasks.get_mut(&id) {
                     task.expected = Some(instances);
+                    // One that lives without listening has lost its connection for commands.
+                    task.partial |= self.instance.instances() > instances as u64 + 1;
                 }
                 self.settle(id, time);
             }
             Heard::Answer { task: id, instance, report } => {
-                if let Some(task) = self.tasks.get_mut(&id) {
+                if let Some(task) = self.tasks.get_mut(&id)
+                    && task.remote.iter().all(|(known, _)| *known != instance)
+                {
                     task.remote.push((instance, report));
                 }
                 self.settle(id, time);
@@ -290,9 +310,8 @@ impl Control {
                 }
             }
             Heard::Emptied => {
-                let Some(remote) = &mut self.remote else { return };
-                for (user, ban) in self.bans.iter() {
-                    remote.save_ban(user, Some(ban), time.instant);
+                if let Some(remote) = &mut self.remote {
+                    remote.restore(&self.bans, time.instant);
                 }
             }
             Heard::Refused => self.instance.control.refused.add(1),
