@@ -383,15 +383,71 @@ mod tests {
     use crossbeam_channel::Receiver;
 
     use super::*;
+    use crate::admin::remote::Expect;
     use crate::config::Settings;
     use crate::identity::{ShardId, UserId};
     use crate::shard::envelope::Part;
     use crate::shard::outlet::Waker;
+    use crate::uplink::link::{Event, Handshake, Link};
 
     fn control(shards: usize) -> (Control, Vec<Receiver<Envelope>>) {
         let instance = Arc::new(Instance::new(Settings { shards, ..Settings::for_tests() }, 1));
         let (outlets, inboxes) = (0..shards).map(|_| Outlet::new(16, Waker::new().unwrap())).unzip();
         (Control::new(instance, outlets, None), inboxes)
+    }
+
+    /// A control thread's logic in a cluster of two, with one shard, and with a link to Redis that is up if it is
+    /// `ready` and has read what it needs.
+    fn in_cluster(ready: bool) -> (Control, Receiver<Envelope>) {
+        let (mut control, mut inboxes) = control(1);
+        let instance = Arc::get_mut(&mut control.instance).unwrap();
+        instance.uplink = Some(Arc::default());
+        control.instance.uplink.as_ref().unwrap().instances.set(2);
+        let handshake = Handshake { username: None, password: None, db: 0, name: "test".into() };
+        let link = Link::new(handshake, PATIENCE, 1, Instant::now());
+        let mut remote = Remote::new(link, "tableforge:", 1, "proposed".into(), Some("secret"));
+        if ready {
+            let (time, mut events) = (at(0), Vec::new());
+            remote.link().connected(time.instant);
+            remote.link().receive(b"%0\r\n+OK\r\n+OK\r\n", time.instant, &mut events).unwrap();
+            for event in events {
+                remote.event(event, time).unwrap();
+            }
+            let state = redis::Value::Array(vec![redis::Value::BulkString(b"mark".to_vec())]);
+            remote.event(Event::Reply(Expect::State(false), Ok(state)), time).unwrap();
+        }
+        control.remote = Some(remote);
+        (control, inboxes.remove(0))
+    }
+
+    #[test]
+    fn an_instance_that_cannot_ask_the_others_does_not_speak_for_them() {
+        let (mut control, inbox) = in_cluster(false);
+        order(&mut control, Order::Instances);
+        assert_eq!(answer(&inbox).expect("at once")["complete"], false);
+        order(&mut control, Order::Bans);
+        assert_eq!(answer(&inbox).expect("at once")["complete"], false);
+        order(&mut control, Order::Drain(crate::identity::InstanceId::parse("other").unwrap()));
+        assert_eq!(answer(&inbox).expect("at once")["error"]["code"], "unavailable");
+    }
+
+    #[test]
+    fn an_answer_is_complete_when_all_that_live_have_given_theirs_once() {
+        let (mut control, inbox) = in_cluster(true);
+        let report = |task: u64| Heard::Answer { task, instance: "b".into(), report: Value::Null };
+        order(&mut control, Order::Instances);
+        control.heard(report(1), at(0));
+        assert_eq!(answer(&inbox), None, "nobody knows yet how many listen");
+        control.heard(Heard::Reached { task: 1, instances: 1 }, at(0));
+        assert_eq!(answer(&inbox).unwrap().get("complete"), None);
+        order(&mut control, Order::Instances);
+        control.heard(Heard::Reached { task: 2, instances: 2 }, at(0));
+        control.heard(report(2), at(0));
+        control.heard(report(2), at(0));
+        assert_eq!(answer(&inbox), None, "the same answer twice");
+        order(&mut control, Order::Instances);
+        control.heard(Heard::Reached { task: 3, instances: 0 }, at(0));
+        assert_eq!(answer(&inbox).unwrap()["complete"], false, "one lives and does not listen");
     }
 
     fn at(ms: u64) -> Time {

@@ -30,14 +30,13 @@ pub enum Expect {
     Subscription,
     /// After an order of this task was published: the number of instances that listen.
     Listeners(u64),
-    /// The cluster's secret; that there is one is also the mark that Redis has its data.
-    Secret,
     /// A secret for a cluster that had none: set now, or there meanwhile.
     Proposal,
     /// A change of a user's ban.
     Change(UserId, u64),
-    /// The bans.
-    Bans,
+    /// The cluster's secret, which is also the mark that Redis has its data, and the bans. Without a mark they count
+    /// only if this says so.
+    State(bool),
 }
 
 /// What came from Redis.
@@ -160,17 +159,21 @@ impl Remote {
         for change in self.unsaved.begin() {
             self.write(&change, now);
         }
-        self.link.send(cmd("GET").arg(self.secret_key()), Expect::Secret, now);
+        self.read(false, now);
     }
 
     fn secret_key(&self) -> String {
         format!("{}admin-secret", self.prefix)
     }
 
-    fn read_bans(&mut self, now: Instant) {
-        let mut bans = cmd("EVAL");
-        bans.arg(include_str!("bans.lua")).arg(1).arg(format!("{}bans", self.prefix));
-        self.link.send(&bans, Expect::Bans, now);
+    fn bans_key(&self) -> String {
+        format!("{}bans", self.prefix)
+    }
+
+    fn read(&mut self, without_mark: bool, now: Instant) {
+        let mut state = cmd("EVAL");
+        state.arg(include_str!("bans.lua")).arg(2).arg(self.bans_key()).arg(self.secret_key());
+        self.link.send(&state, Expect::State(without_mark), now);
     }
 
     /// Keeps a ban in Redis, or (nothing) takes it out; now, or once Redis takes it.
@@ -193,7 +196,7 @@ impl Remote {
     }
 
     fn write(&mut self, change: &Change, now: Instant) {
-        let key = format!("{}bans", self.prefix);
+        let key = self.bans_key();
         let user = change.user.as_str();
         let command: Cmd = match &change.ban {
             Some(ban) => cmd("HSET").arg(&key).arg(user).arg(ban.encode()).clone(),
@@ -278,8 +281,8 @@ impl Remote {
                     tracing::warn!(%error, unsaved, "Redis keeps no bans now: running instances keep them");
                 }
             }
-            // A full Redis can be read.
-            Expect::Proposal => self.read_bans(now),
+            // A full Redis can be read. The bans that it has lost are kept here by now.
+            Expect::Proposal => self.read(true, now),
             _ => {}
         }
         Ok(())
@@ -293,21 +296,8 @@ impl Remote {
                 let instances = usize::try_from(listeners - 1).unwrap_or(0);
                 Some(Heard::Reached { task, instances })
             }
-            (Expect::Secret, Reply::BulkString(secret)) => {
-                if !self.configured {
-                    self.secret = Some(secret.clone());
-                }
-                self.read_bans(now);
-                None
-            }
-            (Expect::Secret, Reply::Nil) => {
-                let key = self.secret_key();
-                self.link.send(cmd("SET").arg(key).arg(&self.proposed).arg("NX"), Expect::Proposal, now);
-                // Before the list that this Redis will give, so that it does not take the place of this instance's.
-                Some(Heard::Emptied)
-            }
             (Expect::Proposal, Reply::Okay | Reply::Nil) => {
-                self.link.send(cmd("GET").arg(self.secret_key()), Expect::Secret, now);
+                self.read(false, now);
                 None
             }
             (Expect::Change(user, number), _) => {
@@ -317,15 +307,26 @@ impl Remote {
                 }
                 None
             }
-            (Expect::Bans, Reply::Array(entries)) => {
-                self.loaded = true;
-                self.link.settled();
-                let mut bans = read_bans(entries);
-                self.unsaved.apply(&mut bans);
-                Some(Heard::Bans(bans))
-            }
+            (Expect::State(without_mark), Reply::Array(state)) => self.state(state, without_mark, now),
             _ => None,
         }
+    }
+
+    fn state(&mut self, state: &[Reply], without_mark: bool, now: Instant) -> Option<Heard> {
+        match state.split_first()? {
+            (Reply::BulkString(secret), _) if !self.configured => self.secret = Some(secret.clone()),
+            (Reply::Nil, _) if !without_mark => {
+                let mark = cmd("SET").arg(self.secret_key()).arg(&self.proposed).arg("NX").clone();
+                self.link.send(&mark, Expect::Proposal, now);
+                return Some(Heard::Emptied);
+            }
+            _ => {}
+        }
+        self.loaded = true;
+        self.link.settled();
+        let mut bans = read_bans(&state[1..]);
+        self.unsaved.apply(&mut bans);
+        Some(Heard::Bans(bans))
     }
 
     fn command(&mut self, payload: &[u8], time: Time) -> Option<Heard> {
