@@ -295,6 +295,11 @@ impl Control {
                 }
                 self.settle(id, time);
             }
+            Heard::Uncounted { task } => {
+                // The uplink knows who lives, though not who hears commands.
+                let instances = self.instance.instances() as usize - 1;
+                self.heard(Heard::Reached { task, instances }, time);
+            }
             Heard::Answer { task: id, instance, report } => {
                 if let Some(task) = self.tasks.get_mut(&id)
                     && task.remote.iter().all(|(known, _)| *known != instance)
@@ -448,6 +453,11 @@ mod tests {
         order(&mut control, Order::Instances);
         control.heard(Heard::Reached { task: 3, instances: 0 }, at(0));
         assert_eq!(answer(&inbox).unwrap()["complete"], false, "one lives and does not listen");
+        order(&mut control, Order::Instances);
+        control.heard(Heard::Uncounted { task: 4 }, at(0));
+        assert_eq!(answer(&inbox), None, "one lives and has not answered");
+        control.heard(report(4), at(0));
+        assert_eq!(answer(&inbox).unwrap().get("complete"), None);
     }
 
     fn at(ms: u64) -> Time {

@@ -58,6 +58,11 @@ pub enum Heard {
         /// Other instances.
         instances: usize,
     },
+    /// An order of this instance was published, and Redis does not say who listens.
+    Uncounted {
+        /// The task.
+        task: u64,
+    },
     /// What another instance says to an order.
     Answer {
         /// The task.
@@ -264,6 +269,7 @@ impl Remote {
             }
             Event::Message { .. } => Ok(None),
             Event::Reply(expect, Ok(answer)) => Ok(self.reply(expect, &answer, time.instant)),
+            Event::Reply(Expect::Listeners(task), Err(_)) => Ok(Some(Heard::Uncounted { task })),
             Event::Reply(expect, Err(error)) => self.refused(expect, &error, time.instant).map(|()| None),
         }
     }
