@@ -274,11 +274,8 @@ impl Remote {
         }
     }
 
-    /// Redis has refused a command. What it refuses for a while only is tried again at the next look.
+    /// Redis has refused a command. What it does not write now is written at a later look.
     fn refused(&mut self, expect: Expect, error: &ServerError, now: Instant) -> Result<(), LinkError> {
-        if !PASSING.contains(&error.code()) || matches!(expect, Expect::Subscription) {
-            return Err(LinkError::Refused { step: "an administrative command", error: words(error) });
-        }
         match expect {
             Expect::Change(user, number) => {
                 self.unsaved.postponed(&user, number);
@@ -286,12 +283,16 @@ impl Remote {
                     let (error, unsaved) = (words(error), self.unsaved.len());
                     tracing::warn!(%error, unsaved, "Redis keeps no bans now: running instances keep them");
                 }
+                Ok(())
             }
             // A full Redis can be read. The bans that it has lost are kept here by now.
-            Expect::Proposal => self.read(true, now),
-            _ => {}
+            Expect::Proposal => {
+                self.read(true, now);
+                Ok(())
+            }
+            Expect::Nothing | Expect::State(_) if PASSING.contains(&error.code()) => Ok(()),
+            _ => Err(LinkError::Refused { step: "an administrative command", error: words(error) }),
         }
-        Ok(())
     }
 
     fn reply(&mut self, expect: Expect, answer: &Reply, now: Instant) -> Option<Heard> {
