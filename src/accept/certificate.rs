@@ -7,7 +7,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
 use rustls::server::NoServerSessionStorage;
-use rustls::{ServerConfig, version};
+use rustls::{RootCertStore, ServerConfig, version};
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 use crate::config::TlsSettings;
@@ -115,6 +115,24 @@ pub fn authorities(
     }
     let found = rustls_native_certs::load_native_certs().certs;
     if found.is_empty() { Err(CertificateError::NoAuthorities(setting)) } else { Ok(found) }
+}
+
+/// The same for connections that rustls itself makes.
+///
+/// # Errors
+/// When there is none, or one in the file is of no use.
+pub fn trusted(setting: &'static str, file: Option<&Path>) -> Result<RootCertStore, CertificateError> {
+    let mut roots = RootCertStore::empty();
+    let authorities = authorities(setting, file)?;
+    if file.is_some() {
+        for authority in authorities {
+            roots.add(authority).map_err(CertificateError::Setup)?;
+        }
+    } else {
+        // The system may have some of a kind that is not known here.
+        roots.add_parsable_certificates(authorities);
+    }
+    Ok(roots)
 }
 
 /// What calls of this server to `url` begin with, if that is an https:// address. `file` is as for [`authorities`].

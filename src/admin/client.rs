@@ -1,8 +1,16 @@
-//! A small HTTP/1.1 client: one request per connection, over plain TCP.
+//! A small HTTP/1.1 client: one request per connection, over TCP or TLS.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::crypto::ring;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use crate::accept::certificate::{CertificateError, trusted};
 
 /// Longest wait for the connection, and for each part of the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -14,8 +22,14 @@ const ANSWER_BYTES: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address is not one that this client understands.
-    #[error("{0:?} is not an address of a server: use http://HOST:PORT")]
+    #[error("{0:?} is not an address of a server: use http://HOST:PORT or https://HOST:PORT")]
     Url(String),
+    /// The authorities cannot be read that the server's certificate is checked against.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// TLS cannot begin.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
     /// The server could not be reached, or ended the connection.
     #[error("no answer from {0}: {1}")]
     Connection(String, std::io::Error),
@@ -26,23 +40,43 @@ pub enum ClientError {
 
 /// A server's `/api/`.
 pub struct Client {
+    /// Name and port.
     host: String,
     key: Option<String>,
+    /// What `https://` begins with, and the name that the certificate must have.
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
 impl Client {
-    /// The server at `url`, with an API key or a token.
+    /// The server at `url`, with an API key or a token. The certificate of an `https://` one must lead to an authority
+    /// in `ca_file`, or to one of the system's.
     ///
     /// # Errors
-    /// When `url` is not `http://HOST:PORT`.
-    pub fn new(url: &str, key: Option<String>) -> Result<Self, ClientError> {
+    /// When `url` is neither `http://HOST:PORT` nor `https://HOST:PORT`, or there are no authorities.
+    pub fn new(url: &str, key: Option<String>, ca_file: Option<&Path>) -> Result<Self, ClientError> {
         let wrong = || ClientError::Url(url.to_owned());
-        let host = url.strip_prefix("http://").ok_or_else(wrong)?.trim_end_matches('/');
+        let (secure, host) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+            (Some(host), _) => (false, host),
+            (_, Some(host)) => (true, host),
+            _ => return Err(wrong()),
+        };
+        let host = host.trim_end_matches('/');
         if host.is_empty() || host.contains(['/', '@', '?', '#']) || host.contains(char::is_whitespace) {
             return Err(wrong());
         }
-        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        Ok(Self { host: if has_port { host.to_owned() } else { format!("{host}:80") }, key })
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.parse::<u16>().is_ok() => Some(name),
+            _ => None,
+        };
+        let tls = if secure {
+            let name = name.unwrap_or(host).trim_start_matches('[').trim_end_matches(']');
+            Some((config(ca_file)?, ServerName::try_from(name.to_owned()).map_err(|_| wrong())?))
+        } else {
+            None
+        };
+        let port = if secure { 443 } else { 80 };
+        let host = if name.is_some() { host.to_owned() } else { format!("{host}:{port}") };
+        Ok(Self { host, key, tls })
     }
 
     /// The status and the body of the answer to `method path`.
@@ -64,19 +98,6 @@ impl Client {
     }
 
     fn exchange(&self, method: &str, path: &str, body: Option<&str>) -> std::io::Result<String> {
-        let mut last = std::io::Error::other("the name has no address");
-        let addresses = self.host.to_socket_addrs()?;
-        let mut stream = 'connected: {
-            for address in addresses {
-                match TcpStream::connect_timeout(&address, PATIENCE) {
-                    Ok(stream) => break 'connected stream,
-                    Err(error) => last = error,
-                }
-            }
-            return Err(last);
-        };
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.host);
         if let Some(key) = &self.key {
             request.push_str(&format!("Authorization: Bearer {key}\r\n"));
@@ -87,11 +108,45 @@ impl Client {
         }
         request.push_str("\r\n");
         request.push_str(body.unwrap_or_default());
-        stream.write_all(request.as_bytes())?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES).read_to_end(&mut answer)?;
-        String::from_utf8(answer).map_err(std::io::Error::other)
+        let stream = self.connect()?;
+        let Some((config, name)) = &self.tls else { return converse(stream, &request) };
+        let connection =
+            ClientConnection::new(config.clone(), name.clone()).map_err(std::io::Error::other)?;
+        converse(StreamOwned::new(connection, stream), &request)
     }
+
+    fn connect(&self) -> std::io::Result<TcpStream> {
+        let mut last = std::io::Error::other("the name has no address");
+        for address in self.host.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, PATIENCE) {
+                Ok(stream) => {
+                    stream.set_read_timeout(Some(PATIENCE))?;
+                    stream.set_write_timeout(Some(PATIENCE))?;
+                    return Ok(stream);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+fn config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, ClientError> {
+    let roots = trusted("TABLEFORGE_CA_FILE", ca_file)?;
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn converse(mut stream: impl Read + Write, request: &str) -> std::io::Result<String> {
+    stream.write_all(request.as_bytes())?;
+    stream.flush()?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES).read_to_end(&mut answer)?;
+    String::from_utf8(answer).map_err(std::io::Error::other)
 }
 
 /// `name` as one part of a path (RFC 3986 section 2.1).
@@ -113,11 +168,12 @@ mod tests {
 
     #[test]
     fn an_address_is_http_with_a_host() {
-        for wrong in ["localhost:3001", "https://a", "http://", "http://a/b", "http://a b"] {
-            assert!(Client::new(wrong, None).is_err(), "{wrong}");
+        let client = |url| Client::new(url, None, None);
+        for wrong in ["localhost:3001", "ws://a", "http://", "https://", "http://a/b", "http://a b"] {
+            assert!(client(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(Client::new("http://a/", None).unwrap().host, "a:80");
-        assert_eq!(Client::new("http://[::1]:3001", None).unwrap().host, "[::1]:3001");
+        assert_eq!(client("http://a/").unwrap().host, "a:80");
+        assert_eq!(client("http://[::1]:3001").unwrap().host, "[::1]:3001");
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! `tableforge admin`: what the HTTP interface does, from a shell.
 
 use std::error::Error;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::client::{Client, encode};
@@ -13,6 +16,9 @@ pub struct AdminArgs {
     /// Where a server of the cluster answers: its main port, or ADMIN_PORT.
     #[arg(long, env = "TABLEFORGE_URL", default_value = "http://127.0.0.1:3001", global = true)]
     url: String,
+    /// The authorities (PEM) that the certificate of an https:// server leads to, instead of the system's.
+    #[arg(long, env = "TABLEFORGE_CA_FILE", value_name = "FILE", global = true)]
+    ca_file: Option<PathBuf>,
     /// An API key, or a token with the admin permission.
     #[arg(long, env = "TABLEFORGE_API_KEY", hide_env_values = true, global = true)]
     api_key: Option<String>,
@@ -88,9 +94,8 @@ enum AdminCommand {
 /// # Errors
 /// When there is no answer, or the server refuses.
 pub fn run(args: AdminArgs) -> Result<(), Box<dyn Error>> {
-    let client = Client::new(&args.url, args.api_key)?;
+    let client = Client::new(&args.url, args.api_key, args.ca_file.as_deref())?;
     let (method, path, body) = request(args.command)?;
-    let body = body.map(|body| body.to_string());
     let (status, answer) = client.request(method, &path, body.as_deref())?;
     let answer: Value = serde_json::from_str(&answer).unwrap_or(Value::String(answer));
     if !(200..300).contains(&status) {
@@ -102,14 +107,27 @@ pub fn run(args: AdminArgs) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-type Request = (&'static str, String, Option<Value>);
+type Request = (&'static str, String, Option<String>);
+
+/// The body of a publication. Its data goes out as it was written: the order of keys and the digits of numbers are the
+/// publisher's.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Publication<'a> {
+    data: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<&'a str>,
+}
+
+fn publication(data: &str, message_id: Option<&str>) -> Result<String, String> {
+    let data = serde_json::from_str(data)
+        .map_err(|error| format!("the data is not JSON ({error}); a text needs quotes: '\"hello\"'"))?;
+    let publication = Publication { data, message_id };
+    Ok(serde_json::to_string(&publication).expect("texts and JSON are always JSON"))
+}
 
 fn request(command: AdminCommand) -> Result<Request, Box<dyn Error>> {
     let user_path = |user: &str, rest: &str| format!("/api/v1/users/{}{rest}", encode(user));
-    let parsed = |data: &str| {
-        serde_json::from_str::<Value>(data)
-            .map_err(|error| format!("the data is not JSON ({error}); a text needs quotes: '\"hello\"'"))
-    };
     Ok(match command {
         AdminCommand::Instances => ("GET", "/api/v1/instances".to_owned(), None),
         AdminCommand::Rooms { room: None, limit } => ("GET", format!("/api/v1/rooms?limit={limit}"), None),
@@ -121,25 +139,24 @@ fn request(command: AdminCommand) -> Result<Request, Box<dyn Error>> {
         AdminCommand::Drain { instance } => {
             ("POST", format!("/api/v1/instances/{}/drain", encode(&instance)), None)
         }
-        AdminCommand::Disconnect { user, reason } => {
-            ("POST", user_path(&user, "/disconnect"), reason.map(|reason| json!({ "reason": reason })))
-        }
+        AdminCommand::Disconnect { user, reason } => (
+            "POST",
+            user_path(&user, "/disconnect"),
+            reason.map(|reason| json!({ "reason": reason }).to_string()),
+        ),
         AdminCommand::Ban { user, seconds, reason } => {
             let mut body = json!({ "durationMs": seconds.saturating_mul(1000) });
             if let Some(reason) = reason {
                 body["reason"] = reason.into();
             }
-            ("POST", user_path(&user, "/ban"), Some(body))
+            ("POST", user_path(&user, "/ban"), Some(body.to_string()))
         }
         AdminCommand::Unban { user } => ("DELETE", user_path(&user, "/ban"), None),
         AdminCommand::Broadcast { data } => {
-            ("POST", "/api/v1/broadcast".to_owned(), Some(json!({ "data": parsed(&data)? })))
+            ("POST", "/api/v1/broadcast".to_owned(), Some(publication(&data, None)?))
         }
         AdminCommand::Publish { room, data, message_id } => {
-            let mut body = json!({ "data": parsed(&data)? });
-            if let Some(id) = message_id {
-                body["messageId"] = id.into();
-            }
+            let body = publication(&data, message_id.as_deref())?;
             ("POST", format!("/api/v1/rooms/{}/messages", encode(&room)), Some(body))
         }
     })

@@ -53,8 +53,10 @@ struct Task {
     gathered: Gathered,
     /// What this instance says, once it is known.
     local: Option<Value>,
-    /// Instances that have heard the order; nothing while that is not known.
+    /// Other instances that have heard the order; nothing while that is not known.
     expected: Option<usize>,
+    /// Whether some instance cannot be asked.
+    partial: bool,
     remote: Vec<(String, Value)>,
     deadline: Instant,
 }
@@ -156,13 +158,16 @@ impl Control {
             Order::Ban(user, ban) => Some(Question::Disconnect(user.clone(), ban.reason.clone())),
             _ => None,
         };
-        let mut expected = Some(0);
+        let (mut expected, mut partial) = (Some(0), false);
         if matches!(to, Destination::Caller(_))
-            && order != Order::Bans
-            && let Some(remote) = self.remote.as_mut().filter(|remote| remote.is_ready())
+            && let Some(remote) = self.remote.as_mut()
         {
-            remote.order(&order, id, time);
-            expected = None;
+            partial = !remote.is_ready();
+            // What is banned every instance knows by itself.
+            if !partial && order != Order::Bans {
+                remote.order(&order, id, time);
+                expected = None;
+            }
         }
         let task = Task {
             order,
@@ -171,6 +176,7 @@ impl Control {
             gathered: Gathered::default(),
             local,
             expected,
+            partial,
             remote: Vec::new(),
             deadline: time.instant + PATIENCE,
         };
@@ -233,7 +239,8 @@ impl Control {
             _ => true,
         };
         if all && task.local.is_some() {
-            self.conclude(id, true, time);
+            let complete = !task.partial;
+            self.conclude(id, complete, time);
         }
     }
 
@@ -264,7 +271,16 @@ impl Control {
     /// Takes what came from Redis.
     pub fn heard(&mut self, heard: Heard, time: Time) {
         match heard {
-            Heard::Order { order, reply } => {
+            Heard::Order { order, from, reply } => {
+                if order.changes_something() {
+                    let from = from.as_deref().unwrap_or("another program");
+                    tracing::info!(
+                        command = order.name(),
+                        from,
+                        ?order,
+                        "an administrator's order from Redis"
+                    );
+                }
                 let to = match reply {
                     Some((to, request)) => Destination::Instance { to, request },
                     None => Destination::Nobody,
@@ -274,11 +290,20 @@ impl Control {
             Heard::Reached { task: id, instances } => {
                 if let Some(task) = self.tasks.get_mut(&id) {
                     task.expected = Some(instances);
+                    // One that lives without listening has lost its connection for commands.
+                    task.partial |= self.instance.instances() > instances as u64 + 1;
                 }
                 self.settle(id, time);
             }
+            Heard::Uncounted { task } => {
+                // The uplink knows who lives, though not who hears commands.
+                let instances = self.instance.instances() as usize - 1;
+                self.heard(Heard::Reached { task, instances }, time);
+            }
             Heard::Answer { task: id, instance, report } => {
-                if let Some(task) = self.tasks.get_mut(&id) {
+                if let Some(task) = self.tasks.get_mut(&id)
+                    && task.remote.iter().all(|(known, _)| *known != instance)
+                {
                     task.remote.push((instance, report));
                 }
                 self.settle(id, time);
@@ -290,9 +315,8 @@ impl Control {
                 }
             }
             Heard::Emptied => {
-                let Some(remote) = &mut self.remote else { return };
-                for (user, ban) in self.bans.iter() {
-                    remote.save_ban(user, Some(ban), time.instant);
+                if let Some(remote) = &mut self.remote {
+                    remote.restore(&self.bans, time.instant);
                 }
             }
             Heard::Refused => self.instance.control.refused.add(1),
@@ -364,15 +388,76 @@ mod tests {
     use crossbeam_channel::Receiver;
 
     use super::*;
+    use crate::admin::remote::Expect;
     use crate::config::Settings;
     use crate::identity::{ShardId, UserId};
     use crate::shard::envelope::Part;
     use crate::shard::outlet::Waker;
+    use crate::uplink::link::{Event, Handshake, Link};
 
     fn control(shards: usize) -> (Control, Vec<Receiver<Envelope>>) {
         let instance = Arc::new(Instance::new(Settings { shards, ..Settings::for_tests() }, 1));
         let (outlets, inboxes) = (0..shards).map(|_| Outlet::new(16, Waker::new().unwrap())).unzip();
         (Control::new(instance, outlets, None), inboxes)
+    }
+
+    /// A control thread's logic in a cluster of two, with one shard, and with a link to Redis that is up if it is
+    /// `ready` and has read what it needs.
+    fn in_cluster(ready: bool) -> (Control, Receiver<Envelope>) {
+        let (mut control, mut inboxes) = control(1);
+        let instance = Arc::get_mut(&mut control.instance).unwrap();
+        instance.uplink = Some(Arc::default());
+        control.instance.uplink.as_ref().unwrap().instances.set(2);
+        let handshake = Handshake { username: None, password: None, db: 0, name: "test".into() };
+        let link = Link::new(handshake, PATIENCE, 1, Instant::now());
+        let mut remote = Remote::new(link, "tableforge:", 1, "proposed".into(), Some("secret"));
+        if ready {
+            let (time, mut events) = (at(0), Vec::new());
+            remote.link().connected(time.instant);
+            remote.link().receive(b"%0\r\n+OK\r\n+OK\r\n", time.instant, &mut events).unwrap();
+            for event in events {
+                remote.event(event, time).unwrap();
+            }
+            let state = redis::Value::Array(vec![redis::Value::BulkString(b"mark".to_vec())]);
+            remote.event(Event::Reply(Expect::State(false), Ok(state)), time).unwrap();
+        }
+        control.remote = Some(remote);
+        (control, inboxes.remove(0))
+    }
+
+    #[test]
+    fn an_instance_that_cannot_ask_the_others_does_not_speak_for_them() {
+        let (mut control, inbox) = in_cluster(false);
+        order(&mut control, Order::Instances);
+        assert_eq!(answer(&inbox).expect("at once")["complete"], false);
+        order(&mut control, Order::Bans);
+        assert_eq!(answer(&inbox).expect("at once")["complete"], false);
+        order(&mut control, Order::Drain(crate::identity::InstanceId::parse("other").unwrap()));
+        assert_eq!(answer(&inbox).expect("at once")["error"]["code"], "unavailable");
+    }
+
+    #[test]
+    fn an_answer_is_complete_when_all_that_live_have_given_theirs_once() {
+        let (mut control, inbox) = in_cluster(true);
+        let report = |task: u64| Heard::Answer { task, instance: "b".into(), report: Value::Null };
+        order(&mut control, Order::Instances);
+        control.heard(report(1), at(0));
+        assert_eq!(answer(&inbox), None, "nobody knows yet how many listen");
+        control.heard(Heard::Reached { task: 1, instances: 1 }, at(0));
+        assert_eq!(answer(&inbox).unwrap().get("complete"), None);
+        order(&mut control, Order::Instances);
+        control.heard(Heard::Reached { task: 2, instances: 2 }, at(0));
+        control.heard(report(2), at(0));
+        control.heard(report(2), at(0));
+        assert_eq!(answer(&inbox), None, "the same answer twice");
+        order(&mut control, Order::Instances);
+        control.heard(Heard::Reached { task: 3, instances: 0 }, at(0));
+        assert_eq!(answer(&inbox).unwrap()["complete"], false, "one lives and does not listen");
+        order(&mut control, Order::Instances);
+        control.heard(Heard::Uncounted { task: 4 }, at(0));
+        assert_eq!(answer(&inbox), None, "one lives and has not answered");
+        control.heard(report(4), at(0));
+        assert_eq!(answer(&inbox).unwrap().get("complete"), None);
     }
 
     fn at(ms: u64) -> Time {

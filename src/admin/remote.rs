@@ -2,22 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, Value as Reply, cmd};
+use redis::{Cmd, ServerError, Value as Reply, cmd};
 use serde_json::Value;
 
 use super::control::Time;
-use super::signing::{self, Fields, Seen};
+use super::encoding::{decode, encode};
+use super::signing::{self, Fields, Moment, Seen};
+use super::unsaved::{Change, Unsaved};
 use crate::ban::{Ban, Bans};
 use crate::identity::{InstanceId, UserId};
 use crate::limits;
 use crate::shard::envelope::Order;
-use crate::uplink::link::{Event, Link, LinkError, words};
+use crate::uplink::link::{Event, Link, LinkError, PASSING, words};
 
 /// Between two looks whether the cluster's secret and the bans in Redis are what this instance holds.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-
-/// Changes of bans that wait for Redis to be back; as many as there may be bans.
-const UNSAVED: usize = limits::BANS;
 
 /// Milliseconds between two log lines about refused commands: whoever publishes them must not fill the log.
 const REFUSAL_LOG_MS: u64 = 60_000;
@@ -27,14 +26,17 @@ const REFUSAL_LOG_MS: u64 = 60_000;
 pub enum Expect {
     /// Something whose answer says nothing.
     Nothing,
-    /// An order of this task was published: answered with the number of instances that heard it.
-    Order(u64),
-    /// The cluster's secret.
-    Secret,
-    /// A mark that Redis has its data: set now, or there already.
-    Mark,
-    /// The bans, asked for after so many changes of this instance's own.
-    Bans(u64),
+    /// A channel that this instance has to listen to.
+    Subscription,
+    /// After an order of this task was published: the number of instances that listen.
+    Listeners(u64),
+    /// A secret for a cluster that had none: set now, or there meanwhile.
+    Proposal,
+    /// A change of a user's ban.
+    Change(UserId, u64),
+    /// The cluster's secret, which is also the mark that Redis has its data, and the bans. Without a mark they count
+    /// only if this says so.
+    State(bool),
 }
 
 /// What came from Redis.
@@ -44,6 +46,8 @@ pub enum Heard {
     Order {
         /// What is wanted.
         order: Order,
+        /// The number of the instance's process, if one gives it.
+        from: Option<String>,
         /// Which instance gets the answer, and its name for the request.
         reply: Option<(String, String)>,
     },
@@ -53,6 +57,11 @@ pub enum Heard {
         task: u64,
         /// Other instances.
         instances: usize,
+    },
+    /// An order of this instance was published, and Redis does not say who listens.
+    Uncounted {
+        /// The task.
+        task: u64,
     },
     /// What another instance says to an order.
     Answer {
@@ -85,9 +94,9 @@ pub struct Remote {
     proposed: String,
     seen: Seen,
     nonces: u64,
-    unsaved: Vec<(UserId, Option<Ban>)>,
-    /// Bans written by this instance so far: a list that was read before the last one is old.
-    changes: u64,
+    unsaved: Unsaved,
+    /// Whether it was logged that Redis does not take bans, since it last did.
+    refusal_of_bans_logged: bool,
     look_at: Option<Instant>,
     loaded: bool,
     refusal_logged: u64,
@@ -112,8 +121,8 @@ impl Remote {
             proposed,
             seen: Seen::default(),
             nonces: 0,
-            unsaved: Vec::new(),
-            changes: 0,
+            unsaved: Unsaved::default(),
+            refusal_of_bans_logged: false,
             look_at: None,
             loaded: false,
             refusal_logged: 0,
@@ -133,6 +142,7 @@ impl Remote {
     /// The connection is gone.
     pub fn lost(&mut self, now: Instant) {
         self.link.lost(now);
+        self.unsaved.interrupted();
         self.loaded = false;
         self.look_at = None;
     }
@@ -151,54 +161,82 @@ impl Remote {
 
     fn look(&mut self, now: Instant) {
         self.look_at = Some(now + LOOK_EVERY);
-        for (user, ban) in std::mem::take(&mut self.unsaved) {
-            self.write_ban(&user, ban.as_ref(), now);
+        for change in self.unsaved.begin() {
+            self.write(&change, now);
         }
-        let key = format!("{}admin-secret", self.prefix);
-        self.link.send(cmd("SET").arg(&key).arg(&self.proposed).arg("NX"), Expect::Mark, now);
-        if !self.configured {
-            self.link.send(cmd("GET").arg(&key), Expect::Secret, now);
-        }
-        let mut bans = cmd("EVAL");
-        bans.arg(include_str!("bans.lua")).arg(1).arg(format!("{}bans", self.prefix));
-        self.link.send(&bans, Expect::Bans(self.changes), now);
+        self.read(false, now);
     }
 
-    /// Keeps a ban in Redis, or (nothing) takes it out; now, or once Redis is back.
+    fn secret_key(&self) -> String {
+        format!("{}admin-secret", self.prefix)
+    }
+
+    fn bans_key(&self) -> String {
+        format!("{}bans", self.prefix)
+    }
+
+    fn read(&mut self, without_mark: bool, now: Instant) {
+        let mut state = cmd("EVAL");
+        state.arg(include_str!("bans.lua")).arg(2).arg(self.bans_key()).arg(self.secret_key());
+        self.link.send(&state, Expect::State(without_mark), now);
+    }
+
+    /// Keeps a ban in Redis, or (nothing) takes it out; now, or once Redis takes it.
     pub fn save_ban(&mut self, user: &UserId, ban: Option<&Ban>, now: Instant) {
-        if self.link.is_up() {
-            self.write_ban(user, ban, now);
-        } else if self.unsaved.len() < UNSAVED {
-            self.unsaved.push((user.clone(), ban.cloned()));
+        if !self.unsaved.add(user, ban) || !self.link.is_up() {
+            return;
+        }
+        if let Some(change) = self.unsaved.begin_of(user) {
+            self.write(&change, now);
         }
     }
 
-    fn write_ban(&mut self, user: &UserId, ban: Option<&Ban>, now: Instant) {
-        self.changes += 1;
-        let key = format!("{}bans", self.prefix);
-        let command: Cmd = match ban {
-            Some(ban) => cmd("HSET").arg(&key).arg(user.as_str()).arg(ban.encode()).clone(),
-            None => cmd("HDEL").arg(&key).arg(user.as_str()).clone(),
+    /// Keeps the bans of this instance in a Redis that has lost them.
+    pub fn restore(&mut self, bans: &Bans, now: Instant) {
+        for (user, ban) in bans.iter() {
+            if !self.unsaved.has(user) {
+                self.save_ban(user, Some(ban), now);
+            }
+        }
+    }
+
+    fn write(&mut self, change: &Change, now: Instant) {
+        let key = self.bans_key();
+        let user = change.user.as_str();
+        let command: Cmd = match &change.ban {
+            Some(ban) => cmd("HSET").arg(&key).arg(user).arg(ban.encode()).clone(),
+            None => cmd("HDEL").arg(&key).arg(user).clone(),
         };
-        self.link.send(&command, Expect::Nothing, now);
+        self.link.send(&command, Expect::Change(change.user.clone(), change.number), now);
         self.link.send(cmd("PEXPIRE").arg(&key).arg(limits::BAN_MS), Expect::Nothing, now);
     }
 
-    fn publish(&mut self, mut fields: Fields, expect: Expect, time: Time) {
+    fn admin_channel(&self) -> String {
+        format!("{}admin", self.prefix)
+    }
+
+    /// The channel on which nothing is said: its subscribers are the instances that hear commands.
+    fn listening_channel(&self) -> String {
+        format!("{}admin-instances", self.prefix)
+    }
+
+    fn publish(&mut self, mut fields: Fields, time: Time) {
         let Some(secret) = &self.secret else { return };
         self.nonces += 1;
         let nonce = format!("{}-{}", self.origin, self.nonces);
         fields.insert("from".into(), self.origin.clone().into());
         let text = signing::sign(secret, fields, time.unix_ms, &nonce);
-        let channel = format!("{}admin", self.prefix);
-        self.link.publish(&channel, text.as_bytes(), expect, time.instant);
+        self.link.publish(&self.admin_channel(), text.as_bytes(), Expect::Nothing, time.instant);
     }
 
     /// Gives an order to all other instances, for task `task`.
     pub fn order(&mut self, order: &Order, task: u64, time: Time) {
         let mut fields = encode(order);
         fields.insert("request".into(), task.to_string().into());
-        self.publish(fields, Expect::Order(task), time);
+        self.publish(fields, time);
+        // What PUBLISH itself answers counts whoever else listens to the commands, and they never answer.
+        let listeners = cmd("PUBSUB").arg("NUMSUB").arg(self.listening_channel()).clone();
+        self.link.send(&listeners, Expect::Listeners(task), time.instant);
     }
 
     /// Tells the instance `to` what this one says to its request.
@@ -210,54 +248,100 @@ impl Remote {
             ("instanceId".to_owned(), instance.as_str().into()),
             ("result".to_owned(), report.to_string().into()),
         ]);
-        self.publish(fields, Expect::Nothing, time);
+        self.publish(fields, time);
     }
 
     /// Takes what came over the connection.
     ///
     /// # Errors
-    /// When Redis refused something: the driver closes the connection and calls [`Remote::lost`].
+    /// When Redis refused something for good: the driver closes the connection and calls [`Remote::lost`].
     pub fn event(&mut self, event: Event<Expect>, time: Time) -> Result<Option<Heard>, LinkError> {
         match event {
             Event::Up => {
-                let channel = format!("{}admin", self.prefix);
-                self.link.send(cmd("SUBSCRIBE").arg(channel), Expect::Nothing, time.instant);
+                for channel in [self.admin_channel(), self.listening_channel()] {
+                    self.link.send(cmd("SUBSCRIBE").arg(channel), Expect::Subscription, time.instant);
+                }
                 self.look(time.instant);
                 Ok(None)
             }
-            Event::Message { payload, .. } => Ok(self.command(&payload, time)),
-            Event::Reply(expect, answer) => {
-                let step = "an administrative command";
-                let answer = answer.map_err(|error| LinkError::Refused { step, error: words(&error) })?;
-                Ok(self.reply(expect, &answer))
+            Event::Message { channel, payload } if channel == self.admin_channel().as_bytes() => {
+                Ok(self.command(&payload, time))
             }
+            Event::Message { .. } => Ok(None),
+            Event::Reply(expect, Ok(answer)) => Ok(self.reply(expect, &answer, time.instant)),
+            Event::Reply(Expect::Listeners(task), Err(_)) => Ok(Some(Heard::Uncounted { task })),
+            Event::Reply(expect, Err(error)) => self.refused(expect, &error, time.instant).map(|()| None),
         }
     }
 
-    fn reply(&mut self, expect: Expect, answer: &Reply) -> Option<Heard> {
+    /// Redis has refused a command. What it does not write now is written at a later look.
+    fn refused(&mut self, expect: Expect, error: &ServerError, now: Instant) -> Result<(), LinkError> {
+        match expect {
+            Expect::Change(user, number) => {
+                self.unsaved.postponed(&user, number);
+                if !std::mem::replace(&mut self.refusal_of_bans_logged, true) {
+                    let (error, unsaved) = (words(error), self.unsaved.len());
+                    tracing::warn!(%error, unsaved, "Redis keeps no bans now: running instances keep them");
+                }
+                Ok(())
+            }
+            // A full Redis can be read. The bans that it has lost are kept here by now.
+            Expect::Proposal => {
+                self.read(true, now);
+                Ok(())
+            }
+            Expect::Nothing | Expect::State(_) if PASSING.contains(&error.code()) => Ok(()),
+            _ => Err(LinkError::Refused { step: "an administrative command", error: words(error) }),
+        }
+    }
+
+    fn reply(&mut self, expect: Expect, answer: &Reply, now: Instant) -> Option<Heard> {
         match (expect, answer) {
-            (Expect::Order(task), Reply::Int(subscribers)) => {
+            (Expect::Listeners(task), Reply::Array(counts)) => {
+                let [_, Reply::Int(listeners)] = &counts[..] else { return None };
                 // This instance listens too.
-                let instances = usize::try_from(*subscribers - 1).unwrap_or(0);
+                let instances = usize::try_from(listeners - 1).unwrap_or(0);
                 Some(Heard::Reached { task, instances })
             }
-            (Expect::Secret, Reply::BulkString(secret)) => {
-                self.secret = Some(secret.clone());
+            (Expect::Proposal, Reply::Okay | Reply::Nil) => {
+                self.read(false, now);
                 None
             }
-            (Expect::Mark, Reply::Okay) => Some(Heard::Emptied),
-            (Expect::Bans(changes), Reply::Array(entries)) => {
-                self.loaded = true;
-                self.link.settled();
-                (changes == self.changes).then(|| Heard::Bans(read_bans(entries)))
+            (Expect::Change(user, number), _) => {
+                self.unsaved.saved(&user, number);
+                if self.unsaved.is_empty() && std::mem::take(&mut self.refusal_of_bans_logged) {
+                    tracing::info!("Redis keeps bans again, and has all");
+                }
+                None
             }
+            (Expect::State(without_mark), Reply::Array(state)) => self.state(state, without_mark, now),
             _ => None,
         }
     }
 
+    fn state(&mut self, state: &[Reply], without_mark: bool, now: Instant) -> Option<Heard> {
+        match state.split_first()? {
+            (Reply::BulkString(secret), _) if !self.configured => self.secret = Some(secret.clone()),
+            (Reply::Nil, _) if !without_mark => {
+                let mark = cmd("SET").arg(self.secret_key()).arg(&self.proposed).arg("NX").clone();
+                self.link.send(&mark, Expect::Proposal, now);
+                return Some(Heard::Emptied);
+            }
+            _ => {}
+        }
+        self.loaded = true;
+        self.link.settled();
+        let mut bans = read_bans(&state[1..]);
+        self.unsaved.apply(&mut bans);
+        Some(Heard::Bans(bans))
+    }
+
     fn command(&mut self, payload: &[u8], time: Time) -> Option<Heard> {
+        // By the clock as it is now, which may have been set since the start.
+        let moment =
+            Moment { now_ms: time.unix_ms, started_ms: time.unix_ms.saturating_sub(time.since_start_ms) };
         let verified = match &self.secret {
-            Some(secret) => signing::verify(secret, payload, &mut self.seen, time.unix_ms),
+            Some(secret) => signing::verify(secret, payload, &mut self.seen, moment),
             None => Err(signing::Refused::Signature),
         };
         let fields = match verified {
@@ -283,9 +367,9 @@ impl Remote {
             return Some(Heard::Answer { task, instance: text("instanceId")?.to_owned(), report });
         }
         let Some(order) = decode(&fields, time.unix_ms) else { return Some(Heard::Refused) };
-        let reply =
-            text("from").zip(text("request")).map(|(to, request)| (to.to_owned(), request.to_owned()));
-        Some(Heard::Order { order, reply })
+        let from = text("from").map(str::to_owned);
+        let reply = from.clone().zip(text("request").map(str::to_owned));
+        Some(Heard::Order { order, from, reply })
     }
 }
 
@@ -300,94 +384,4 @@ fn read_bans(entries: &[Reply]) -> Bans {
         }
     }
     bans
-}
-
-fn encode(order: &Order) -> Fields {
-    let mut fields = Fields::new();
-    let mut put = |name: &str, value: Value| fields.insert(name.to_owned(), value);
-    let command = match order {
-        Order::Instances => "instances",
-        Order::Bans => "bans",
-        Order::Rooms(most) => {
-            put("limit", (*most as u64).into());
-            "rooms"
-        }
-        Order::User(user) => {
-            put("userId", user.as_str().into());
-            "user"
-        }
-        Order::Disconnect(user, reason) => {
-            put("userId", user.as_str().into());
-            put("reason", reason.as_str().into());
-            "disconnect"
-        }
-        Order::Ban(user, ban) => {
-            put("userId", user.as_str().into());
-            put("reason", ban.reason.as_str().into());
-            put("until", ban.until_ms.into());
-            "ban"
-        }
-        Order::Unban(user) => {
-            put("userId", user.as_str().into());
-            "unban"
-        }
-        Order::Drain(instance) => {
-            put("instanceId", instance.as_str().into());
-            "drain"
-        }
-    };
-    put("command", command.into());
-    fields
-}
-
-fn decode(fields: &Fields, now_ms: u64) -> Option<Order> {
-    let text = |name: &str| fields.get(name).and_then(Value::as_str);
-    let user = || text("userId").and_then(UserId::parse);
-    let reason = text("reason").unwrap_or("disconnected by an administrator").to_owned();
-    if reason.len() > limits::REASON_BYTES {
-        return None;
-    }
-    Some(match text("command")? {
-        "instances" => Order::Instances,
-        "rooms" => {
-            let limit = fields.get("limit").and_then(Value::as_u64).unwrap_or(20);
-            Order::Rooms(usize::try_from(limit).ok()?.min(limits::LISTED_ROOMS))
-        }
-        "user" => Order::User(user()?),
-        "disconnect" => Order::Disconnect(user()?, reason),
-        "ban" => {
-            let until_ms = fields.get("until").and_then(Value::as_u64)?;
-            if until_ms.saturating_sub(now_ms) > limits::BAN_MS {
-                return None;
-            }
-            Order::Ban(user()?, Ban { until_ms, reason })
-        }
-        "unban" => Order::Unban(user()?),
-        "drain" => Order::Drain(text("instanceId").and_then(InstanceId::parse)?),
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn orders_are_read_as_they_were_written() {
-        let user = UserId::parse("ann").unwrap();
-        for order in [
-            Order::Instances,
-            Order::Rooms(5),
-            Order::User(user.clone()),
-            Order::Disconnect(user.clone(), "bye".into()),
-            Order::Ban(user.clone(), Ban { until_ms: 9, reason: "spam".into() }),
-            Order::Unban(user),
-            Order::Drain(InstanceId::parse("a").unwrap()),
-        ] {
-            assert_eq!(decode(&encode(&order), 0), Some(order));
-        }
-        assert_eq!(decode(&encode(&Order::Bans), 0), None);
-        let far = Ban { until_ms: limits::BAN_MS + 1, reason: String::new() };
-        assert_eq!(decode(&encode(&Order::Ban(UserId::parse("a").unwrap(), far)), 0), None);
-    }
 }

@@ -126,7 +126,7 @@ pub fn combine(
             }
             if !complete {
                 return Answer::unavailable(
-                    "the instance did not answer: it may be gone, or cut off from Redis",
+                    "the instance did not answer: it may be gone, or it or this one is cut off from Redis",
                 );
             }
             return Answer::error("404 Not Found", "not_found", "no instance of this cluster has this name");

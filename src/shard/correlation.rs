@@ -168,9 +168,7 @@ impl Shard {
 
     /// Notes for those who search the log that an administrator has something changed.
     pub(super) fn note_order(&self, order: &Order) {
-        let changes =
-            matches!(order, Order::Disconnect(..) | Order::Ban(..) | Order::Unban(_) | Order::Drain(_));
-        if changes {
+        if order.changes_something() {
             tracing::info!(request = &*self.caused_by(), ?order, "an administrator's order");
         }
     }

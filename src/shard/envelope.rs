@@ -311,6 +311,27 @@ pub enum Order {
     Drain(InstanceId),
 }
 
+impl Order {
+    /// Its name in administrative commands.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Instances => "instances",
+            Self::Rooms(_) => "rooms",
+            Self::User(_) => "user",
+            Self::Disconnect(..) => "disconnect",
+            Self::Ban(..) => "ban",
+            Self::Unban(_) => "unban",
+            Self::Bans => "bans",
+            Self::Drain(_) => "drain",
+        }
+    }
+
+    /// Whether it does more than ask.
+    pub fn changes_something(&self) -> bool {
+        matches!(self, Self::Disconnect(..) | Self::Ban(..) | Self::Unban(_) | Self::Drain(_))
+    }
+}
+
 /// A connection's wish to be in a room.
 #[derive(Debug)]
 pub struct Join {

@@ -256,6 +256,8 @@ impl<T> Link<T> {
                     }
                 }
                 (Some(Awaited::Ping), Ok(_)) => {}
+                // A Redis that cannot save refuses even this, and is there all the same.
+                (Some(Awaited::Ping), Err(e)) if PASSING.contains(&e.code()) => {}
                 (Some(Awaited::Handshake(step)), Err(e)) => {
                     fault = Some(LinkError::Refused { step, error: words(&e) });
                 }
@@ -401,6 +403,18 @@ mod tests {
         assert!(link.output().ends_with(b"PING\r\n"));
         link.tick(start + TIMEOUT * 2 - Duration::from_millis(1)).unwrap();
         assert!(matches!(link.tick(start + TIMEOUT * 2), Err(LinkError::Timeout(_))));
+    }
+
+    #[test]
+    fn a_ping_that_is_refused_for_a_while_is_a_sign_of_life() {
+        let start = Instant::now();
+        let mut link = up(start);
+        link.tick(start + TIMEOUT).unwrap();
+        let refusal = b"-MISCONF Redis is configured to save RDB snapshots\r\n";
+        link.receive(refusal, start + TIMEOUT, &mut Vec::new()).unwrap();
+        assert!(link.is_up() && link.awaited() == 0);
+        link.tick(start + TIMEOUT * 2).unwrap();
+        assert!(link.receive(b"-NOPERM no\r\n", start + TIMEOUT * 2, &mut Vec::new()).is_err());
     }
 
     #[test]

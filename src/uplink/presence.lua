@@ -230,7 +230,7 @@ function operations.probe()
     { 'PUBLISH', prefix .. 'lane:probe', '' },
     { 'INCR', changes_of('probe') }, { 'GET', changes_of('probe') }, { 'SET', changes_of('probe'), '0' },
     { 'DEL', changes_of('probe') },
-    { 'TIME' }, { 'PING' }, { 'EVALSHA', '0', '0' },
+    { 'TIME' }, { 'PING' }, { 'EVALSHA', '0', '0' }, { 'PUBSUB', 'NUMSUB', prefix .. 'admin-instances' },
     { 'HSET', entries, '0', '0' }, { 'HGET', entries, '0' }, { 'HDEL', entries, '0' },
     { 'HGETALL', prefix .. 'bans' }, { 'HKEYS', entries }, { 'HVALS', entries }, { 'EXPIRE', entries, '1' },
     { 'HINCRBY', members, '0', '1' }, { 'HLEN', members },

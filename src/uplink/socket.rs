@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, ClientConnection};
 
 use super::UplinkError;
 use super::link::{Event, Link, LinkError};
-use crate::accept::certificate::{authorities, certificates, private_key};
+use crate::accept::certificate::{certificates, private_key, trusted};
 use crate::config::RedisSettings;
 
 /// Bytes read from the socket at once: some hundred messages.
@@ -66,14 +66,7 @@ impl Connector {
 /// What TLS with the Redis of `settings` begins with.
 fn tls(settings: &RedisSettings) -> Result<(Arc<ClientConfig>, ServerName<'static>), UplinkError> {
     let failed = |error: rustls::Error| UplinkError::Tls(error.to_string());
-    let mut roots = RootCertStore::empty();
-    let authorities = authorities("REDIS_CA_FILE", settings.ca_file.as_deref())?;
-    if settings.ca_file.is_some() {
-        authorities.into_iter().try_for_each(|authority| roots.add(authority)).map_err(failed)?;
-    } else {
-        // The system may have some of a kind that is not known here.
-        roots.add_parsable_certificates(authorities);
-    }
+    let roots = trusted("REDIS_CA_FILE", settings.ca_file.as_deref())?;
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(failed)?

@@ -2,11 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 
 use rustix::process::Signal;
 use rustls::version;
 use serde_json::json;
 
+use crate::authority::Authority;
 use crate::harness::{DEADLINE, eventually};
 use crate::secured::{Client, Secured};
 
@@ -142,4 +144,27 @@ fn a_reader_that_stops_is_closed_and_the_others_go_on() {
     assert!(closed, "the slow reader leaves the room");
     assert_eq!(server.metric("tableforge_websocket_slow_closes_total"), 1);
     assert_eq!(slow.expect_close(), 4003);
+}
+
+#[test]
+fn the_command_line_reaches_a_server_whose_certificate_it_trusts() {
+    let server = Secured::start(&[("API_KEY", "the key"), ("INSTANCE_ID", "me")]);
+    let admin = |host: &str, authorities: &str| {
+        Command::new(env!("CARGO_BIN_EXE_tableforge"))
+            .args(["admin", "instances", "--url", &format!("https://{host}:{}", server.port)])
+            .env_clear()
+            .env("TABLEFORGE_API_KEY", "the key")
+            .env("TABLEFORGE_CA_FILE", authorities)
+            .output()
+            .expect("the program starts")
+    };
+    let (own, stranger) = (server.authority.path("ca.pem"), Authority::new());
+    let output = admin("localhost", &own);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("\"instanceId\": \"me\""), "{output:?}");
+    for (host, authorities) in [("localhost", stranger.path("ca.pem")), ("127.0.0.1", own)] {
+        let output = admin(host, &authorities);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && text.contains("peer certificate"), "{text}");
+    }
 }

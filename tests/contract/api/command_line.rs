@@ -51,6 +51,18 @@ fn everything_can_be_done_from_a_shell() {
 }
 
 #[test]
+fn data_arrives_as_it_was_written() {
+    let server = Server::start(&WITH_KEY);
+    let mut ann = Client::connect(&server);
+    ann.join("r");
+    let data = r#"{"b":1e2,"a":123456789012345678901,"c":[ 1.0 ]}"#;
+    succeed(&server, &["publish", "r", data]);
+    assert_eq!(ann.expect("room_message").data(), data);
+    succeed(&server, &["broadcast", data]);
+    assert_eq!(ann.expect("global_message").data(), data);
+}
+
+#[test]
 fn a_failure_is_one_line_and_an_exit_code() {
     let server = Server::start(&WITH_KEY);
     for (key, args, word) in [
@@ -59,6 +71,7 @@ fn a_failure_is_one_line_and_an_exit_code() {
         (KEY, &["publish", "r", "{"], "not JSON"),
         (KEY, &["instances", "--url", "127.0.0.1:1"], "http://HOST:PORT"),
         (KEY, &["instances", "--url", "http://127.0.0.1:1"], "no answer"),
+        (KEY, &["instances", "--url", "https://a", "--ca-file", "/nowhere"], "TABLEFORGE_CA_FILE: /nowhere"),
     ] {
         let output = admin(&server, key, args);
         let text = String::from_utf8_lossy(&output.stderr);

@@ -6,7 +6,7 @@ use redis::{Connection, FromRedisValue};
 use rustix::process::Signal;
 
 use super::process::Process;
-use super::{eventually, free_port};
+use super::{DEADLINE, eventually, free_port};
 
 /// A Redis that can be stopped and come back, empty, on the same port.
 pub struct RedisServer {
@@ -77,6 +77,33 @@ impl RedisServer {
     pub fn subscribers(&self, channel: &str) -> i64 {
         let (_, count): (String, i64) = self.command(&["PUBSUB", "NUMSUB", channel]);
         count
+    }
+
+    /// A connection that hears everything on the channels of that pattern and on that channel, and answers nothing.
+    #[track_caller]
+    pub fn eavesdrop(&self, pattern: &str, channel: &str) -> Connection {
+        let mut connection = self.try_connect().expect("redis-server takes connections");
+        let mut subscription = connection.as_pubsub();
+        subscription.psubscribe(pattern).expect("PSUBSCRIBE is answered");
+        subscription.subscribe(channel).expect("SUBSCRIBE is answered");
+        // Dropping it would end the subscriptions.
+        std::mem::forget(subscription);
+        connection
+    }
+
+    /// Waits until clients have sent a command with these words `times` more times.
+    #[track_caller]
+    pub fn expect_command(&self, words: &str, times: usize) {
+        let mut connection = self.try_connect().expect("redis-server takes connections");
+        connection.set_read_timeout(Some(DEADLINE)).expect("a time limit");
+        connection.send_packed_command(&redis::cmd("MONITOR").get_packed_command()).expect("MONITOR is sent");
+        let mut seen = 0;
+        while seen < times {
+            let line =
+                connection.recv_response().unwrap_or_else(|why| panic!("{words}, {seen} times: {why}"));
+            let line = String::from_redis_value(line).expect("a line of text");
+            seen += usize::from(line.contains(words));
+        }
     }
 
     fn running(&self) -> &Process {
