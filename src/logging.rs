@@ -79,8 +79,8 @@ pub fn start(settings: &Settings) -> Logging {
     let dropped = writer.error_counter();
     line::on_instance(settings.instance_id.as_str());
     let (filter, handle) = reload::Layer::new(EnvFilter::new(&settings.log_level));
-    let lines =
-        fmt::layer().with_ansi(false).event_format(Line(settings.log_format)).with_writer(OneLine { writer });
+    let line = Line { format: settings.log_format, for_journal: line::goes_to_journal() };
+    let lines = fmt::layer().with_ansi(false).event_format(line).with_writer(OneLine { writer });
     let repeats = Repeats::new(settings.log_repeats);
     let _ = LOG.set(Log { dropped, repeats, started: Instant::now(), writer: Mutex::new(Some(guard)) });
     tracing_subscriber::registry().with(filter).with(LimitRepeats).with(lines).init();
@@ -213,7 +213,10 @@ mod tests {
     fn logged(json: bool) -> String {
         let out = Shared::default();
         let format = if json { LogFormat::Json } else { LogFormat::Pretty };
-        let lines = fmt::layer().with_ansi(false).event_format(Line(format)).with_writer(out.clone());
+        let lines = fmt::layer()
+            .with_ansi(false)
+            .event_format(Line { format, for_journal: false })
+            .with_writer(out.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
             line::on_shard(3);
             tracing::info!(room = HOSTILE, debug = ?HOSTILE, number = 7, "joined {HOSTILE}");

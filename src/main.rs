@@ -103,6 +103,10 @@ fn main() -> ExitCode {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tableforge", &mut script);
+            if shell == clap_complete::Shell::Fish {
+                // What is generated for fish says nothing about arguments without a name.
+                script.extend_from_slice(FISH_SHELLS.as_bytes());
+            }
             print(&script)
         }
         Command::Man => man_page().and_then(|page| print(&page)),
@@ -115,6 +119,10 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// What fish completes behind `tableforge completions`.
+const FISH_SHELLS: &str = "complete -c tableforge -n '__fish_tableforge_using_subcommand completions' -f \
+    -a 'bash elvish fish powershell zsh'\n";
 
 /// Exit code for what was wrong on the command line, in the environment or in the file.
 const WRONG_USE: u8 = 2;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::remote::{Heard, Remote};
-use super::report::{Gathered, combine, instance_facts};
+use super::report::{Gathered, Hearing, combine, instance_facts};
 use crate::accept::api::Answer;
 use crate::ban::Bans;
 use crate::instance::{Instance, Phase};
@@ -252,7 +252,12 @@ impl Control {
                 let mut reports = vec![(self.instance.id.as_str().to_owned(), local)];
                 reports.extend(task.remote);
                 reports.sort_by(|(one, _), (other, _)| one.cmp(other));
-                let answer = combine(&task.order, reports, complete, &self.bans, time.unix_ms);
+                let heard = match (complete, task.expected) {
+                    (true, _) => Hearing::Complete,
+                    (false, Some(0)) => Hearing::Nobody,
+                    (false, _) => Hearing::Partial,
+                };
+                let answer = combine(&task.order, reports, heard, &self.bans, time.unix_ms);
                 self.answer(reply, answer);
             }
             Destination::Instance { to, request } => {

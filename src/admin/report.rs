@@ -80,11 +80,22 @@ fn sum(reports: &[(String, Value)]) -> u64 {
     reports.iter().filter_map(|(_, value)| value.as_u64()).sum()
 }
 
-/// The answer to `order` out of what each instance said. `complete` when all that heard of it did.
+/// How far an order came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hearing {
+    /// To all instances, and all have answered.
+    Complete,
+    /// To others, of which not all have answered.
+    Partial,
+    /// To no other instance, though there may be some.
+    Nobody,
+}
+
+/// The answer to `order` out of what each instance said.
 pub fn combine(
     order: &Order,
     reports: Vec<(String, Value)>,
-    complete: bool,
+    hearing: Hearing,
     bans: &Bans,
     now_ms: u64,
 ) -> Answer {
@@ -124,15 +135,18 @@ pub fn combine(
             if reports.iter().any(|(_, is_it)| *is_it == Value::Bool(true)) {
                 return Answer::accepted(&json!({ "instanceId": instance.as_str(), "draining": true }));
             }
-            if !complete {
-                return Answer::unavailable(
-                    "the instance did not answer: it may be gone, or it or this one is cut off from Redis",
-                );
-            }
-            return Answer::error("404 Not Found", "not_found", "no instance of this cluster has this name");
+            return match hearing {
+                Hearing::Complete => {
+                    Answer::error("404 Not Found", "not_found", "no instance of this cluster has this name")
+                }
+                Hearing::Partial => Answer::timed_out(),
+                Hearing::Nobody => Answer::unavailable(
+                    "the instance cannot be asked: it may be gone, or it or this one is cut off from Redis",
+                ),
+            };
         }
     };
-    if !complete {
+    if hearing != Hearing::Complete {
         body["complete"] = Value::Bool(false);
     }
     Answer::ok(&body)
@@ -154,9 +168,9 @@ mod tests {
     use super::*;
     use crate::identity::{InstanceId, UserId};
 
-    fn body(order: &Order, reports: &[(&str, Value)], complete: bool) -> Value {
+    fn body(order: &Order, reports: &[(&str, Value)], hearing: Hearing) -> Value {
         let reports = reports.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        serde_json::from_str(&combine(order, reports, complete, &Bans::default(), 0).body).unwrap()
+        serde_json::from_str(&combine(order, reports, hearing, &Bans::default(), 0).body).unwrap()
     }
 
     #[test]
@@ -168,7 +182,7 @@ mod tests {
             gathered.finish(&Order::Rooms(10))
         };
         let reports = [("a", list(&[("x", 1, 5), ("y", 2, 6)])), ("b", list(&[("x", 3, 5), ("z", 1, 0)]))];
-        let answer = body(&Order::Rooms(2), &reports, true);
+        let answer = body(&Order::Rooms(2), &reports, Hearing::Complete);
         let expected = json!({"rooms": [
             {"roomId": "x", "connections": 4, "deliveries": 10}, {"roomId": "y", "connections": 2, "deliveries": 6},
         ]});
@@ -178,7 +192,7 @@ mod tests {
     #[test]
     fn a_users_connections_are_listed_by_instance() {
         let user = Order::User(UserId::parse("ann").unwrap());
-        let answer = body(&user, &[("a", json!([])), ("b", json!([{"socketId": "s"}]))], false);
+        let answer = body(&user, &[("a", json!([])), ("b", json!([{"socketId": "s"}]))], Hearing::Partial);
         assert_eq!((&answer["connections"], &answer["complete"]), (&json!(1), &json!(false)));
         assert_eq!(
             answer["instances"],
@@ -189,11 +203,16 @@ mod tests {
     #[test]
     fn a_drain_needs_the_instance_that_is_meant() {
         let drain = Order::Drain(InstanceId::parse("b").unwrap());
-        let status = |reports: Vec<(String, Value)>, complete| {
-            combine(&drain, reports, complete, &Bans::default(), 0).status
+        let answer = |reports: Vec<(String, Value)>, hearing| {
+            let answer = combine(&drain, reports, hearing, &Bans::default(), 0);
+            let body: Value = serde_json::from_str(&answer.body).unwrap();
+            (answer.status[..3].to_owned(), body["error"]["code"].as_str().unwrap_or_default().to_owned())
         };
-        assert_eq!(&status(vec![("b".into(), json!(true))], false)[..3], "202");
-        assert_eq!(&status(vec![("a".into(), json!(false))], true)[..3], "404");
-        assert_eq!(&status(vec![("a".into(), json!(false))], false)[..3], "503");
+        let told = |status: &str, code: &str| (status.to_owned(), code.to_owned());
+        assert_eq!(answer(vec![("b".into(), json!(true))], Hearing::Partial), told("202", ""));
+        let of_a = || vec![("a".into(), json!(false))];
+        assert_eq!(answer(of_a(), Hearing::Complete), told("404", "not_found"));
+        assert_eq!(answer(of_a(), Hearing::Partial), told("503", "timeout"));
+        assert_eq!(answer(of_a(), Hearing::Nobody), told("503", "unavailable"));
     }
 }

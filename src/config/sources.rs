@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgMatches, Command, ValueHint, value_parser};
 
 use super::catalog::{self, settings};
 use crate::config::setting::{Setting, SettingError, Source};
@@ -47,6 +47,7 @@ impl<const DEV: bool> clap::Args for SettingArgs<DEV> {
             .long(CONFIG)
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
+            .value_hint(ValueHint::FilePath)
             .help("TOML file with settings; flags and environment variables come before it");
         command.arg(config).args(settings().map(argument::<DEV>))
     }
@@ -72,6 +73,7 @@ fn argument<const DEV: bool>(setting: &'static Setting) -> Arg {
         .hide_env_values(true)
         .value_name(unit.to_uppercase())
         .value_parser(value_parser!(OsString))
+        .value_hint(if setting.name.ends_with("_FILE") { ValueHint::FilePath } else { ValueHint::Other })
         .help_heading(setting.group.heading())
         .help(format!("{} [default: {default}] [allowed: {}]", setting.prose, setting.allowed()))
         .hide(DEV && setting.serve_only())

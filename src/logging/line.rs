@@ -2,11 +2,12 @@
 
 use std::cell::Cell;
 use std::fmt::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -33,7 +34,28 @@ pub fn on_instance(name: &str) {
 }
 
 /// Writes lines.
-pub struct Line(pub LogFormat);
+pub struct Line {
+    /// As JSON or as text.
+    pub format: LogFormat,
+    /// Whether each begins with its priority for systemd's journal (sd-daemon(3)), which takes it off.
+    pub for_journal: bool,
+}
+
+/// Whether standard error goes straight to systemd's journal (`$JOURNAL_STREAM`, systemd.exec(5)).
+pub fn goes_to_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    std::fs::metadata("/proc/self/fd/2").is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
+}
+
+/// The priority of a line: error, warning, informational, debug (syslog(3)).
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
 
 /// The fields of one event, in the order in which it gives them.
 #[derive(Default)]
@@ -98,7 +120,10 @@ where
             ("shard", SHARD.get().map(Value::from)),
         ];
         let surroundings = surroundings.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        match self.0 {
+        if self.for_journal {
+            write!(writer, "<{}>", priority(*place.level()))?;
+        }
+        match self.format {
             LogFormat::Json => {
                 let mut line = Map::new();
                 // What the server itself says comes last: no field of an event takes its place.

@@ -10,8 +10,9 @@ local function sessions_of(name) return prefix .. 'sessions:' .. name end
 local own = sessions_of(instance)
 
 -- An instance whose link stands subscribes to a channel of its own: its connections count. Those of one that was
--- killed, or is cut off, do not, whatever is still written about them.
-local function is_linked(name) return redis.call('PUBLISH', prefix .. 'alive:' .. name, '') > 0 end
+-- killed, or is cut off, do not, whatever is still written about them. Not told by PUBLISH, which counts other programs that
+-- listen to everything (PSUBSCRIBE).
+local function is_linked(name) return redis.call('PUBSUB', 'NUMSUB', prefix .. 'alive:' .. name)[2] > 0 end
 
 -- Nobody is kept out, and no link is lost, because Redis has no memory for the count.
 local function write(user, list)
@@ -75,7 +76,7 @@ function operations.probe()
   if not redis.acl_check_cmd then return '' end
   local alive = prefix .. 'alive:' .. instance
   for _, command in ipairs({
-    { 'SUBSCRIBE', alive }, { 'PUBLISH', alive, '' }, { 'HGET', own, '0' }, { 'HSET', own, '0', '0' },
+    { 'SUBSCRIBE', alive }, { 'PUBSUB', 'NUMSUB', alive }, { 'HGET', own, '0' }, { 'HSET', own, '0', '0' },
     { 'HDEL', own, '0' }, { 'EXPIRE', own, '1' }, { 'UNLINK', own },
     { 'ZRANGEBYSCORE', prefix .. 'registry', '0', '0' }, { 'HGET', prefix .. 'boots', '0' },
   }) do
