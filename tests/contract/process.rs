@@ -130,3 +130,27 @@ fn serve_refuses_to_start_without_a_way_to_know_users() {
     assert!(!status.success(), "{output}");
     assert!(output.contains("JWT_SECRET") && output.contains("AUTH_REQUIRED"), "says what to set: {output}");
 }
+
+#[test]
+fn lines_that_go_to_the_journal_begin_with_their_priority_and_others_do_not() {
+    let port = free_port();
+    // As systemd says that standard error is the journal: by the device and the number of the file behind it.
+    let to_journal = "JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) exec \"$@\"";
+    let elsewhere = "JOURNAL_STREAM=1:1 exec \"$@\"";
+    for (script, begins) in [(to_journal, "<6>{"), (elsewhere, "{")] {
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", script, "sh", env!("CARGO_BIN_EXE_tableforge"), "serve"]);
+        shell.env("WS_PORT", port.to_string()).envs([
+            ("WS_HOST", "127.0.0.1"),
+            ("AUTH_REQUIRED", "false"),
+            ("LOG_FORMAT", "json"),
+        ]);
+        let mut server = Process::start("tableforge serve", &mut shell);
+        eventually("it serves", || server.output().contains("\"serving\"").then_some(()));
+        server.signal(Signal::TERM);
+        assert!(server.wait().success());
+        let output = server.output();
+        let serving = output.lines().find(|line| line.contains("\"serving\"")).expect("it was there");
+        assert!(serving.starts_with(begins), "{serving}");
+    }
+}
