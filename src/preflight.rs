@@ -180,9 +180,9 @@ fn check_descriptors(limit: Option<u64>, connections: u32) -> Option<String> {
     let (limit, wanted) = (limit?, u64::from(connections) + limits::SPARE_DESCRIPTORS);
     (limit < wanted).then(|| {
         format!(
-            "{limit} descriptors are allowed and WS_MAX_CONNECTIONS is {connections}: about {} connections \
-             will fit; raise the limit to {wanted} (systemd: LimitNOFILE={wanted}) or lower WS_MAX_CONNECTIONS",
-            limit.saturating_sub(limits::SPARE_DESCRIPTORS)
+            "{limit} descriptors are allowed and WS_MAX_CONNECTIONS is {connections}: {} connections \
+             fit; raise the limit to {wanted} (systemd: LimitNOFILE={wanted}) or lower WS_MAX_CONNECTIONS",
+            fitting(limit)
         )
     })
 }
@@ -195,8 +195,12 @@ pub fn descriptor_warning(connections: u32) -> Option<String> {
 /// How many of `most` connections the limit of descriptors allows.
 pub fn fitting_connections(most: u32) -> u32 {
     let Some(limit) = getrlimit(Resource::Nofile).current else { return most };
-    let free = limit.saturating_sub(limits::SPARE_DESCRIPTORS).max(limit / 2);
-    most.min(u32::try_from(free).unwrap_or(u32::MAX))
+    most.min(u32::try_from(fitting(limit)).unwrap_or(u32::MAX))
+}
+
+/// How many connections fit into so many descriptors: all but what else needs some, and half of a small number.
+fn fitting(limit: u64) -> u64 {
+    limit.saturating_sub(limits::SPARE_DESCRIPTORS).max(limit / 2)
 }
 
 /// Raises the soft limit to the hard one and gives the limit that holds now; `None` for no limit.
@@ -277,6 +281,7 @@ mod tests {
     #[test]
     fn a_limit_of_descriptors_below_the_connections_is_a_warning() {
         assert!(check_descriptors(Some(20_000), 100_000).unwrap().contains("LimitNOFILE="));
+        assert!(check_descriptors(Some(300), 100_000).unwrap().contains("150 connections fit"));
         assert_eq!(check_descriptors(Some(200_000), 100_000), None);
         assert_eq!(check_descriptors(None, 100_000), None);
     }

@@ -123,7 +123,6 @@ impl Reloader {
 
     fn adopt(&mut self, change: Change, keys: Keys) {
         let Change { settings, given, changed, waiting, notes } = change;
-        (self.origin.log_level)(&settings.log_level);
         self.keys.replace(keys);
         let settings = Arc::new(settings);
         self.instance.adopt(settings.clone());
@@ -133,6 +132,8 @@ impl Reloader {
             shard.flush();
         }
         self.origin.given = given;
+        // What has changed is told whether the old level or the new one leaves out such lines.
+        (self.origin.log_level)("info");
         let descriptors = changed.iter().any(|change| change.starts_with("WS_MAX_CONNECTIONS"));
         let warning =
             descriptors.then(|| preflight::descriptor_warning(reloaded.settings.ws_max_connections));
@@ -149,5 +150,6 @@ impl Reloader {
                 "SIGHUP: changed, but without effect until a restart"
             );
         }
+        (self.origin.log_level)(&reloaded.settings.log_level);
     }
 }

@@ -392,7 +392,12 @@ impl Shard {
                 self.deliver_to_everyone(&frame);
             }
         }
-        Answer::raw("{}".to_owned())
+        Answer::raw(if self.is_cut_off() { r#"{"complete":false}"# } else { "{}" }.to_owned())
+    }
+
+    /// Whether other instances cannot be reached: what is answered is this one's own.
+    fn is_cut_off(&self) -> bool {
+        self.uplink.as_ref().is_some_and(|uplink| uplink.state == LinkState::Down)
     }
 
     // ── what comes back, and what the control thread asks ─────────────────────────────────
@@ -438,6 +443,9 @@ impl Shard {
                 body["members"] = members.iter().map(entry).collect();
             }
             _ => body["history"] = json!(kept),
+        }
+        if self.is_cut_off() {
+            body["complete"] = json!(false);
         }
         self.conclude(ticket, Answer::ok(&body), now);
     }

@@ -275,6 +275,14 @@ fn administration_goes_on_alone_while_redis_is_away() {
     assert_eq!(answer["complete"], false, "{answer}");
     assert_eq!(get(a.port, "/api/v1/users/ann")["complete"], false);
     assert_eq!(call(a.port, "POST", "/api/v1/instances/b/drain", "").status, 503);
+    for path in ["rooms/r", "rooms/r/members"] {
+        assert_eq!(get(a.port, &format!("/api/v1/{path}"))["complete"], false, "{path}");
+    }
+    for path in ["rooms/r/messages", "users/bob/messages", "broadcast"] {
+        let answer = post(a.port, &format!("/api/v1/{path}"), r#"{"data":1}"#);
+        assert_eq!(answer["complete"], false, "{path}");
+    }
+    ann.expect("global_message");
     post(a.port, "/api/v1/users/ann/ban", r#"{"durationMs":600000}"#);
     assert_eq!(ann.expect_close(), 4503);
     redis.restart();
