@@ -132,8 +132,9 @@ impl Reloader {
             shard.flush();
         }
         self.origin.given = given;
-        // What has changed is told whether the old level or the new one leaves out such lines.
-        (self.origin.log_level)("info");
+        // What has changed is told whether the old level or the new one leaves out such lines, unless nothing is to be told.
+        let report = if reloaded.settings.log_level == "off" { "off" } else { "info" };
+        (self.origin.log_level)(report);
         let descriptors = changed.iter().any(|change| change.starts_with("WS_MAX_CONNECTIONS"));
         let warning =
             descriptors.then(|| preflight::descriptor_warning(reloaded.settings.ws_max_connections));
