@@ -9,10 +9,13 @@ use std::time::Duration;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::buffers::{self, Filled, ReceiveBuffers};
+use super::buffers::{Filled, Group, ReceiveBuffers};
 use super::connections::{Connections, Key};
 use super::listener;
 use super::send_batch::{Armed, SendBatch};
+
+/// Pieces of work that the kernel does in one wait, if there are so many: sockets with input, mostly. Bounds a turn.
+const WORK_PER_WAIT: usize = 1024;
 
 /// Sizes of a ring.
 #[derive(Clone, Copy, Debug)]
@@ -26,13 +29,25 @@ pub struct RingSettings {
     pub buffers: u16,
     /// Bytes of a receive buffer.
     pub buffer_bytes: u32,
+    /// Larger receive buffers, a power of two, for who has sent more than fits into the others: one receive
+    /// instead of several, when it matters.
+    pub large_buffers: u16,
+    /// Bytes of a larger receive buffer.
+    pub large_buffer_bytes: u32,
 }
 
 impl Default for RingSettings {
     /// 1 MiB of receive buffers: room for 512 small messages per turn, and little enough to be
-    /// resident from the start.
+    /// resident from the start. Twice as much in larger ones: what a shard handles in some 10 ms.
     fn default() -> Self {
-        Self { submissions: 1024, completions: 8192, buffers: 512, buffer_bytes: 2048 }
+        Self {
+            submissions: 1024,
+            completions: 8192,
+            buffers: 512,
+            buffer_bytes: 2048,
+            large_buffers: 128,
+            large_buffer_bytes: 16_384,
+        }
     }
 }
 
@@ -60,6 +75,7 @@ pub enum Completion {
 enum Operation {
     Accept = 1,
     Receive,
+    ReceiveLarge,
     Send,
     Wake,
     Cancel,
@@ -77,6 +93,7 @@ pub struct Ring {
     // Dropped by hand in `drop`, before the memory that its registrations name.
     uring: ManuallyDrop<IoUring>,
     buffers: ManuallyDrop<ReceiveBuffers>,
+    large_buffers: ManuallyDrop<ReceiveBuffers>,
     connections: ManuallyDrop<Connections>,
     listener: Option<OwnedFd>,
     accepting: bool,
@@ -91,6 +108,8 @@ pub struct Ring {
     in_flight: usize,
     /// Whether the kernel can gather completions for a while (IORING_FEAT_MIN_TIMEOUT, Linux 6.12).
     gathers: bool,
+    /// Whether the last wait left some of the kernel's share of the work undone (IORING_SQ_TASKRUN).
+    left_work: bool,
     /// Whether the last wait did not enter the kernel, because completions were there.
     stays_out: bool,
 }
@@ -104,16 +123,21 @@ impl Ring {
         let mut uring: IoUring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_clamp()
             .setup_cqsize(settings.completions)
             .build(settings.submissions)?;
         let gathers = uring.params().is_feature_min_timeout();
         let (submitter, _, _) = uring.split();
-        let buffers = ReceiveBuffers::register(&submitter, settings.buffers, settings.buffer_bytes)?;
+        let buffers =
+            ReceiveBuffers::register(&submitter, Group::Small, settings.buffers, settings.buffer_bytes)?;
+        let (large, large_bytes) = (settings.large_buffers, settings.large_buffer_bytes);
+        let large_buffers = ReceiveBuffers::register(&submitter, Group::Large, large, large_bytes)?;
         Ok(Self {
             uring: ManuallyDrop::new(uring),
             buffers: ManuallyDrop::new(buffers),
+            large_buffers: ManuallyDrop::new(large_buffers),
             connections: ManuallyDrop::new(Connections::default()),
             listener: None,
             accepting: false,
@@ -123,6 +147,7 @@ impl Ring {
             closed: Vec::new(),
             in_flight: 0,
             gathers,
+            left_work: false,
             stays_out: false,
         })
     }
@@ -181,20 +206,35 @@ impl Ring {
     pub fn receive(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Some(socket) = &connection.socket else { return };
-        if connection.receiving || connection.closing {
+        if connection.receiving || connection.closing || connection.deaf {
             return;
         }
-        let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), buffers::GROUP).build();
-        #[cfg(feature = "receive-by-receive")]
-        let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), std::ptr::null_mut(), 0)
-            .buf_group(buffers::GROUP)
-            .build()
-            .flags(squeue::Flags::BUFFER_SELECT);
+        let fd = Fd(socket.as_raw_fd());
+        let once = |group: Group| {
+            let entry = opcode::Recv::new(fd, std::ptr::null_mut(), 0).buf_group(group as u16).build();
+            entry.flags(squeue::Flags::BUFFER_SELECT)
+        };
+        let (operation, entry) = if connection.ample {
+            // Once, so that whoever has no more to say goes back to the small buffers.
+            (Operation::ReceiveLarge, once(Group::Large))
+        } else if cfg!(feature = "receive-by-receive") {
+            (Operation::Receive, once(Group::Small))
+        } else {
+            (Operation::Receive, opcode::RecvMulti::new(fd, Group::Small as u16).build())
+        };
         connection.receiving = true;
         connection.fed = false;
         // SAFETY: the kernel writes into provided buffers only, which live as long as the ring; the
         // socket is closed only after the receive's last completion.
-        unsafe { self.submit_operation(entry, Operation::Receive, key) };
+        unsafe { self.submit_operation(entry, operation, key) };
+    }
+
+    /// Submits no more receives for the connection, so that what its peer has sent stays in the socket. One that is in
+    /// flight may still bring something.
+    pub fn stop_receiving(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.deaf = true;
+        }
     }
 
     /// Sends the whole batch, waiting for the socket as often as it takes; at most one batch per
@@ -262,12 +302,16 @@ impl Ring {
 
     /// The bytes that were received into `filled`.
     pub fn bytes_mut<'a>(&'a mut self, filled: &'a mut Filled) -> &'a mut [u8] {
-        self.buffers.bytes_mut(filled)
+        self.group_of(filled).bytes_mut(filled)
     }
 
     /// Gives a buffer back to the kernel.
     pub fn recycle(&mut self, filled: Filled) {
-        self.buffers.recycle(filled);
+        self.group_of(&filled).recycle(filled);
+    }
+
+    fn group_of(&mut self, filled: &Filled) -> &mut ReceiveBuffers {
+        if self.large_buffers.own(filled) { &mut self.large_buffers } else { &mut self.buffers }
     }
 
     /// Enters the kernel with all submissions; sends that the sockets take at once are done on return.
@@ -307,6 +351,19 @@ impl Ring {
             let pause = u32::try_from(pause.as_micros()).unwrap_or(u32::MAX);
             submitter.submit_with_args(want, &arguments.min_wait_usec(pause))
         });
+        self.finish_work();
+    }
+
+    /// Has the kernel do the rest of its share of the work. Newer kernels do no more of it in one call than 20 pieces, or as
+    /// many as completions are wanted: of a thousand sockets with input that would leave most for later turns.
+    fn finish_work(&mut self) {
+        self.left_work = self.uring.submission().taskrun();
+        if self.left_work {
+            let now = Timespec::new();
+            let arguments = SubmitArgs::new().timespec(&now);
+            Self::entered(self.uring.submitter().submit_with_args(WORK_PER_WAIT, &arguments));
+            self.left_work = self.uring.submission().taskrun();
+        }
     }
 
     fn entered(result: io::Result<usize>) {
@@ -322,10 +379,23 @@ impl Ring {
         }
     }
 
-    /// Whether connections wait for a buffer, as of the last [`Ring::reap`]: peers have sent more than could be received.
+    /// Whether peers may have sent more than the last [`Ring::reap`] brought: connections wait for a buffer, or the kernel
+    /// was not asked for more than it had found before.
     pub fn has_unread(&self) -> bool {
-        !self.starved.is_empty()
+        self.stays_out
+            || self.left_work
+            || !self.starved.is_empty()
             || (cfg!(not(feature = "receive-by-receive")) && !self.interrupted.is_empty())
+    }
+
+    /// The connections that wait for a buffer, with the bytes that wait in their sockets (FIONREAD, tcp(7)).
+    pub fn unread(&self) -> Vec<(Key, u64)> {
+        let waiting = self.starved.iter().chain(&self.interrupted);
+        let unread = waiting.filter_map(|&key| {
+            let socket = self.connections.get(key)?.socket.as_ref()?;
+            Some((key, rustix::io::ioctl_fionread(socket).ok()?))
+        });
+        unread.collect()
     }
 
     fn restart_starved(&mut self) {
@@ -360,7 +430,14 @@ impl Ring {
         match user_data >> 56 {
             operation if operation == Operation::Accept as u64 => self.complete_accept(result, more),
             operation if operation == Operation::Receive as u64 => {
-                self.complete_receive(key, result, cqueue::buffer_select(entry.flags()), more)
+                let id = cqueue::buffer_select(entry.flags());
+                let filled = id.map(|id| self.buffers.filled(id, result.max(0) as u32));
+                self.complete_receive(key, result, filled, more)
+            }
+            operation if operation == Operation::ReceiveLarge as u64 => {
+                let id = cqueue::buffer_select(entry.flags());
+                let filled = id.map(|id| self.large_buffers.filled(id, result.max(0) as u32));
+                self.complete_receive(key, result, filled, more)
             }
             operation if operation == Operation::Send as u64 => self.complete_send(key, result),
             operation if operation == Operation::Wake as u64 => {
@@ -392,30 +469,38 @@ impl Ring {
         &mut self,
         key: Key,
         result: i32,
-        buffer: Option<u16>,
+        filled: Option<Filled>,
         more: bool,
     ) -> Option<Completion> {
-        let filled = buffer.map(|id| self.buffers.filled(id, result.max(0) as u32));
         let Some(connection) = self.connections.get_mut(key) else {
             // Invariant 3 keeps a slot until its operations are over, so only the buffer matters.
-            filled.into_iter().for_each(|filled| self.buffers.recycle(filled));
+            filled.into_iter().for_each(|filled| self.recycle(filled));
             return None;
         };
         connection.receiving = more;
         if connection.closing {
-            filled.into_iter().for_each(|filled| self.buffers.recycle(filled));
+            filled.into_iter().for_each(|filled| self.recycle(filled));
             return self.connections.release_if_done(key).then_some(Completion::Closed(key));
         }
-        connection.fed |= result > 0;
+        let received = result.max(0) as u32;
+        // A large buffer that is not full has taken all there was.
+        let emptied = received < self.large_buffers.size()
+            && filled.as_ref().is_some_and(|filled| self.large_buffers.own(filled));
+        if received > 0 {
+            connection.fed = true;
+            connection.ample = received >= self.buffers.size();
+        }
         let starved = result == -libc::ENOBUFS;
-        if !more && (result > 0 || starved) && !connection.starved {
+        if !more && received > 0 && emptied {
+            self.receive(key);
+        } else if !more && (received > 0 || starved) && !connection.starved {
             connection.starved = true;
             if connection.fed { self.interrupted.push(key) } else { self.starved.push(key) }
         }
         match filled {
-            Some(filled) if result > 0 => Some(Completion::Received(key, filled)),
+            Some(filled) if received > 0 => Some(Completion::Received(key, filled)),
             filled => {
-                filled.into_iter().for_each(|filled| self.buffers.recycle(filled));
+                filled.into_iter().for_each(|filled| self.recycle(filled));
                 if starved {
                     return None;
                 }
@@ -491,6 +576,7 @@ impl Drop for Ring {
             ManuallyDrop::drop(&mut self.uring);
             if self.in_flight == 0 {
                 ManuallyDrop::drop(&mut self.buffers);
+                ManuallyDrop::drop(&mut self.large_buffers);
                 ManuallyDrop::drop(&mut self.connections);
             }
         }

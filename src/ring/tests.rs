@@ -9,7 +9,14 @@ use bytes::Bytes;
 use super::*;
 
 fn ring(buffers: u16) -> (Ring, SocketAddr) {
-    let settings = RingSettings { submissions: 8, completions: 64, buffers, buffer_bytes: 16 };
+    let settings = RingSettings {
+        submissions: 8,
+        completions: 64,
+        buffers,
+        buffer_bytes: 16,
+        large_buffers: 2,
+        large_buffer_bytes: 256,
+    };
     let mut ring = Ring::new(settings).expect("io_uring with DEFER_TASKRUN");
     let address = ring.listen("127.0.0.1:0".parse().unwrap()).unwrap();
     ring.accept();
@@ -121,6 +128,87 @@ fn a_client_that_sends_much_does_not_keep_buffers_from_the_others() {
         quiet.is_empty().then_some(())
     });
     assert!(buffers_before < 40, "{buffers_before} buffers were filled before everyone had one");
+}
+
+#[test]
+fn who_sends_much_is_read_in_large_pieces_and_in_order() {
+    let (mut ring, address) = ring(2);
+    let (mut client, key) = accepted(&mut ring, address);
+    let sent: Vec<u8> = (0..=255).cycle().take(8_000).collect();
+    client.write_all(&sent).unwrap();
+    ring.receive(key);
+    let (mut heard, mut pieces) = (Vec::new(), 0);
+    let mut hear = |ring: &mut Ring, completion| {
+        let Completion::Received(_, mut filled) = completion else { return 0 };
+        heard.extend_from_slice(ring.bytes_mut(&mut filled));
+        ring.recycle(filled);
+        pieces += 1;
+        heard.len()
+    };
+    turn_until(&mut ring, |ring, completion| (hear(ring, completion) == 8_000).then_some(()));
+    client.write_all(&sent[..16]).unwrap();
+    turn_until(&mut ring, |ring, completion| (hear(ring, completion) == 8_016).then_some(()));
+    assert_eq!(heard, [&sent[..], &sent[..16]].concat());
+    assert!(pieces < 60, "{pieces} pieces: of 256 bytes there would be 32, of 16 bytes 500");
+}
+
+#[test]
+fn what_waits_for_a_buffer_is_known_and_can_be_left_unread() {
+    let (mut ring, address) = ring(2);
+    let mut clients: Vec<_> = (0..3).map(|_| accepted(&mut ring, address)).collect();
+    for (client, _) in &mut clients {
+        client.write_all(&[b'x'; 16]).unwrap();
+    }
+    clients.iter().for_each(|(_, key)| ring.receive(*key));
+    // Both buffers are held, so that there is none for the third.
+    let mut held = Vec::new();
+    turn_until(&mut ring, |_, completion| {
+        if let Completion::Received(_, filled) = completion {
+            held.push(filled);
+        }
+        (held.len() == 2).then_some(())
+    });
+    let last = clients[2].1;
+    assert!(ring.has_unread());
+    assert!(ring.unread().contains(&(last, 16)), "{:?}", ring.unread());
+
+    ring.stop_receiving(last);
+    held.drain(..).for_each(|filled| ring.recycle(filled));
+    clients[0].0.write_all(b"more").unwrap();
+    let from = turn_until(&mut ring, |ring, completion| {
+        let Completion::Received(key, filled) = completion else { return None };
+        ring.recycle(filled);
+        Some(key)
+    });
+    assert_eq!(from, clients[0].1);
+    assert!(!ring.unread().iter().any(|(key, _)| *key == last));
+}
+
+#[test]
+fn when_nothing_is_unread_all_sockets_have_been_read() {
+    let (mut ring, address) = ring(256);
+    let mut clients: Vec<_> = (0..200).map(|_| accepted(&mut ring, address)).collect();
+    clients.iter().for_each(|(_, key)| ring.receive(*key));
+    ring.submit_and_wait(1, Duration::ZERO);
+    for (client, _) in &mut clients {
+        client.write_all(b"hello").unwrap();
+    }
+    let mut received = 0;
+    loop {
+        let mut completions = Vec::new();
+        ring.submit_and_wait(1, Duration::ZERO);
+        ring.reap(usize::MAX, &mut completions);
+        for completion in completions {
+            if let Completion::Received(_, filled) = completion {
+                ring.recycle(filled);
+                received += 1;
+            }
+        }
+        if !ring.has_unread() {
+            break;
+        }
+    }
+    assert_eq!(received, 200);
 }
 
 #[test]

@@ -417,6 +417,19 @@ impl Shard {
         self.step_local(now);
     }
 
+    /// The client has sent more than an overloaded shard can read in time: it is told so, and the rest stays unread.
+    pub fn close_unread(&mut self, from: Key, now: Now) {
+        if self
+            .session(from.slot)
+            .is_some_and(|session| key(session.id) == from && session.phase == Phase::Open)
+        {
+            let reason = "the server is overloaded and cannot read all that you send: send less";
+            self.close(from.slot, CloseCode::SentTooMuch, reason, now);
+            self.finish(from.slot, now);
+            self.actions.push(Action::StopReceiving(from));
+        }
+    }
+
     /// A connection's outbox has overflowed: whoever reads this slowly is told so and closed.
     pub(super) fn close_overflowed(&mut self, now: Now) {
         for slot in self.outboxes.take_overflowed() {

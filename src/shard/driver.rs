@@ -9,7 +9,7 @@ use crossbeam_channel::Receiver;
 
 use super::envelope::Envelope;
 use super::outlet::Waker;
-use super::overload::Overload;
+use super::overload::{Overload, Tolerable};
 use super::sweep::TICK_MS;
 use super::{Action, Now, Shard};
 use crate::instance::{Instance, Phase};
@@ -63,6 +63,8 @@ pub struct Driver {
     accept_at_ms: u64,
     /// When a failing accept may be logged again.
     next_warning_ms: u64,
+    /// When closing those who send most may be logged again.
+    next_closing_warning_ms: u64,
 }
 
 /// What a driver needs from its surroundings.
@@ -117,6 +119,7 @@ impl Driver {
             accepting: false,
             accept_at_ms: 0,
             next_warning_ms: 0,
+            next_closing_warning_ms: 0,
         };
         Ok((driver, bound))
     }
@@ -156,15 +159,23 @@ impl Driver {
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.reap(COMPLETIONS_PER_TURN, &mut completions);
         let full = completions.len() >= COMPLETIONS_PER_TURN;
-        let lags = self.overload.begin_turn(self.started.elapsed(), full || self.ring.has_unread());
+        let unread = full || self.ring.has_unread();
+        let lags = self.overload.begin_turn(self.started.elapsed(), unread);
+        self.pacer.read_first(lags && unread);
         for completion in completions.drain(..) {
             if lags {
                 self.shard.shed(self.overload.refuses(self.started.elapsed()));
+                if let Completion::Received(_, filled) = &completion {
+                    self.overload.read(filled.bytes());
+                }
             }
             self.handle(completion, now);
         }
-        self.overload.end_input(self.started.elapsed());
         self.shard.shed(false);
+        self.overload.end_input(self.started.elapsed());
+        if let Some(tolerable) = self.overload.tolerable(self.started.elapsed()) {
+            self.close_unread(tolerable, now);
+        }
         self.completions = completions;
         let more = self.read_inboxes(now);
         self.keep_time(now);
@@ -173,6 +184,22 @@ impl Driver {
         self.note_received(began, self.cells.messages_in.get() - messages_before);
         self.flush();
         self.wait(full || more, began);
+    }
+
+    fn close_unread(&mut self, tolerable: Tolerable, now: Now) {
+        let closing = tolerable.beyond(self.ring.unread());
+        let closed = closing.len();
+        for key in closing {
+            self.shard.close_unread(key, now);
+        }
+        if closed > 0 && now.since_start_ms >= self.next_closing_warning_ms {
+            self.next_closing_warning_ms = now.since_start_ms + WARNING_INTERVAL_MS;
+            tracing::warn!(
+                closed,
+                "more comes in than can be read in time: those who have most unread are closed; bound them with MESSAGE_RATE, \
+                 BYTE_RATE or USER_MESSAGE_RATE, or add a core"
+            );
+        }
     }
 
     fn handle(&mut self, completion: Completion, now: Now) {
@@ -256,6 +283,7 @@ impl Driver {
         for action in self.shard.take_actions() {
             match action {
                 Action::Receive(key) => self.ring.receive(key),
+                Action::StopReceiving(key) => self.ring.stop_receiving(key),
                 Action::FinishSending(key) => self.ring.finish_sending(key),
                 Action::Close(key) => self.ring.close(key),
             }

@@ -82,6 +82,8 @@ impl Now {
 pub enum Action {
     /// Start to receive.
     Receive(Key),
+    /// Receive nothing more, and leave what comes in the socket.
+    StopReceiving(Key),
     /// Send nothing after what has been sent.
     FinishSending(Key),
     /// Close the socket.

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// burst to a room of thousands, short enough to be the latency of a server that is overloaded.
 const TURN_BUDGET: Duration = Duration::from_millis(50);
 
+/// The same while messages are refused: what is handled in one turn waits in the outboxes for two or three flushes.
+const SHORT_TURN_BUDGET: Duration = Duration::from_millis(20);
+
 /// Time for which a shard must have been behind before anything is refused: a burst ends sooner.
 const PATIENCE: Duration = Duration::from_millis(250);
 
@@ -21,11 +24,29 @@ const REFUSING: Duration = Duration::from_millis(200);
 /// Time of taking on messages after that.
 const TAKING: Duration = Duration::from_millis(50);
 
+/// Time in which a shard that is behind has to be able to read what waits in the sockets: how late a message is at most
+/// for long, and how soon all is as before when less comes.
+const UNREAD_TIME: Duration = Duration::from_millis(500);
+
+/// Time of being behind beyond patience after which some have to go however little waits in the sockets: more may wait
+/// on the clients' side, where it cannot be seen.
+const CATCH_UP_TIME: Duration = Duration::from_secs(1);
+
+/// Part of what waits that goes then at each look: a step towards what the core can do that does not go far beyond.
+const STEP: u64 = 8;
+
+/// Time between two looks at what waits in the sockets: one round of refusing and taking.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Bytes that may wait unread in any socket: a handshake, or what one sends who waits for answers, is less.
+const UNREAD_BYTES: u64 = 4096;
+
 /// Decides which messages to others a shard takes on. Times are measured from any fixed point.
 ///
 /// A shard is behind when it has not read all that clients have sent, or needed more than [`TURN_BUDGET`] to handle what
 /// it read. If it cannot catch up, it would be late by whatever gathers in the sockets' buffers, which takes seconds. So
-/// after [`PATIENCE`] it refuses, which costs a part of handling, until it has read everything.
+/// after [`PATIENCE`] it refuses, which costs a part of handling, until it has read everything. Where reading alone is
+/// more than the core can do, those have to go who have most unread, until the rest can be read in [`UNREAD_TIME`].
 #[derive(Debug, Default)]
 pub struct Overload {
     turn_began: Duration,
@@ -33,6 +54,8 @@ pub struct Overload {
     unread: bool,
     behind_since: Option<Duration>,
     refused_at: Option<Duration>,
+    /// When what is read began to be counted, and the bytes since then; only while the shard is behind beyond patience.
+    reading: Option<(Duration, u64)>,
 }
 
 impl Overload {
@@ -40,14 +63,16 @@ impl Overload {
     /// asking, in this turn, what is to be refused.
     pub fn begin_turn(&mut self, now: Duration, unread: bool) -> bool {
         (self.turn_began, self.unread) = (now, unread);
-        self.lasting(now).is_some()
+        let lasting = self.lasting(now).is_some();
+        self.reading = lasting.then(|| self.reading.unwrap_or((now, 0)));
+        lasting
     }
 
     /// Whether messages to others are to be refused now, if that is worth asking.
     pub fn refuses(&mut self, now: Duration) -> bool {
         let Some(lasting) = self.lasting(now) else { return false };
         let part = lasting.as_micros() % (REFUSING + TAKING).as_micros();
-        let refuses = self.is_slow(now) || self.unread && part < REFUSING.as_micros();
+        let refuses = self.has_taken(SHORT_TURN_BUDGET, now) || self.unread && part < REFUSING.as_micros();
         if refuses {
             self.refused_at = Some(now);
         }
@@ -56,11 +81,31 @@ impl Overload {
 
     /// Everything that was read is handled, or refused.
     pub fn end_input(&mut self, now: Duration) {
-        if self.unread || self.is_slow(now) {
+        if self.unread || self.has_taken(TURN_BUDGET, now) {
             self.behind_since.get_or_insert(self.turn_began);
         } else {
             self.behind_since = None;
         }
+    }
+
+    /// So many bytes were read from clients.
+    pub fn read(&mut self, bytes: usize) {
+        if let Some((_, sum)) = &mut self.reading {
+            *sum += bytes as u64;
+        }
+    }
+
+    /// When it is time to look at what waits in the sockets: how much of it may go on to wait.
+    pub fn tolerable(&mut self, now: Duration) -> Option<Tolerable> {
+        let (since, bytes) = self.reading?;
+        let elapsed = now.saturating_sub(since);
+        if elapsed < LOOK_EVERY {
+            return None;
+        }
+        self.reading = Some((now, 0));
+        let bytes = (bytes as f64 * UNREAD_TIME.div_duration_f64(elapsed)) as u64;
+        let all = self.lasting(now).is_none_or(|lasting| lasting < CATCH_UP_TIME);
+        Some(Tolerable { bytes, all })
     }
 
     /// For how long the shard has been behind beyond patience.
@@ -70,8 +115,32 @@ impl Overload {
         now.saturating_sub(self.behind_since?).checked_sub(patience)
     }
 
-    fn is_slow(&self, now: Duration) -> bool {
-        now.saturating_sub(self.turn_began) >= TURN_BUDGET
+    fn has_taken(&self, budget: Duration, now: Duration) -> bool {
+        now.saturating_sub(self.turn_began) >= budget
+    }
+}
+
+/// What may wait in the sockets of a shard that is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tolerable {
+    /// So many bytes at most: they can be read in time.
+    pub bytes: u64,
+    /// Whether all of it may, if it is no more.
+    pub all: bool,
+}
+
+impl Tolerable {
+    /// Of connections with unread bytes those who cannot be waited for: who has most, until the rest is tolerable.
+    pub fn beyond<T>(self, mut unread: Vec<(T, u64)>) -> Vec<T> {
+        let mut left: u64 = unread.iter().map(|(_, bytes)| bytes).sum();
+        let most = if self.all { self.bytes } else { self.bytes.min(left - left / STEP) };
+        unread.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        let beyond = unread.into_iter().take_while(|&(_, bytes)| {
+            let goes = left > most && bytes > UNREAD_BYTES;
+            left -= bytes;
+            goes
+        });
+        beyond.map(|(connection, _)| connection).collect()
     }
 }
 
@@ -95,6 +164,52 @@ mod tests {
                 refused
             })
             .count() as u64
+    }
+
+    /// What is tolerable to a shard that reads 1 MB in each turn of 50 ms and never everything, at each look, with the
+    /// time at which it was asked.
+    fn looks(turns: u64) -> Vec<(u64, Tolerable)> {
+        let mut overload = Overload::default();
+        let look = |turn| {
+            let began = 50 * turn;
+            overload.begin_turn(ms(began), true);
+            overload.read(1_000_000);
+            overload.end_input(ms(began + 50));
+            Some((began + 50, overload.tolerable(ms(began + 50))?))
+        };
+        (0..turns).filter_map(look).collect()
+    }
+
+    #[test]
+    fn as_much_may_wait_as_is_read_in_half_a_second_and_after_a_second_not_all_of_it() {
+        let tolerable = |all| Tolerable { bytes: 10_000_000, all };
+        let found = looks(40);
+        assert_eq!(found[0], (500, tolerable(true)), "a round of reading after patience is over");
+        assert_eq!(found[1], (750, tolerable(true)));
+        let strict: Vec<_> = found.iter().filter(|(_, tolerable)| !tolerable.all).collect();
+        assert_eq!(*strict[0], (1250, tolerable(false)));
+        assert_eq!(strict.len(), found.len() - 3);
+    }
+
+    #[test]
+    fn a_shard_that_has_read_everything_does_not_look() {
+        let mut overload = Overload::default();
+        for turn in 0..100 {
+            overload.begin_turn(ms(50 * turn), turn % 5 != 4);
+            overload.end_input(ms(50 * turn + 40));
+            assert_eq!(overload.tolerable(ms(50 * turn + 50)), None);
+        }
+    }
+
+    #[test]
+    fn who_has_most_unread_goes_until_the_rest_is_tolerable() {
+        let unread = || vec![("a", 5_000), ("b", 90_000), ("c", 4_000), ("d", 50_000), ("e", 30_000)];
+        let beyond = |bytes, all| Tolerable { bytes, all }.beyond(unread());
+        assert_eq!(beyond(200_000, true), [""; 0]);
+        assert_eq!(beyond(100_000, true), ["b"]);
+        assert_eq!(beyond(80_000, true), ["b", "d"]);
+        assert_eq!(beyond(0, true), ["b", "d", "e", "a"], "who has hardly anything unread stays");
+        assert_eq!(beyond(200_000, false), ["b"], "an eighth goes at least");
     }
 
     #[test]
