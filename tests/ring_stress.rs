@@ -12,15 +12,8 @@ use bytes::Bytes;
 use socket2::{Domain, Socket, Type};
 use tableforge::ring::{Completion, Filled, Key, Ring, RingSettings, Segment, SendBatch};
 
-const SETTINGS: RingSettings = RingSettings {
-    submissions: 4,
-    completions: 16,
-    buffers: 8,
-    buffer_bytes: 64,
-    large_buffers: 2,
-    large_buffer_bytes: 512,
-};
-const BUFFERS: usize = SETTINGS.buffers as usize + SETTINGS.large_buffers as usize;
+const SETTINGS: RingSettings = RingSettings { submissions: 4, completions: 16, buffers: 8, buffer_bytes: 64 };
+const BUFFERS: usize = SETTINGS.buffers as usize;
 
 /// Client threads, what each has open at once, and how many connections each makes in all.
 const THREADS: usize = 3;
@@ -134,7 +127,7 @@ impl Server {
 
     fn received(&mut self, key: Key, mut filled: Filled) {
         let bytes = self.ring.bytes_mut(&mut filled).to_vec();
-        assert!((1..=SETTINGS.large_buffer_bytes as usize).contains(&bytes.len()));
+        assert!((1..=SETTINGS.buffer_bytes as usize).contains(&bytes.len()));
         self.held.push(filled);
         assert!(self.held.len() <= BUFFERS, "a buffer was given out twice");
         let throw_out = self.choices.one_in(4);

@@ -1,4 +1,4 @@
-//! Receive buffers that the kernel picks from: rings of provided buffers (io_uring_register_buf_ring(3)).
+//! Receive buffers that the kernel picks from: a ring of provided buffers (io_uring_register_buf_ring(3)).
 
 use std::io;
 use std::ptr::NonNull;
@@ -7,15 +7,8 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
-/// A group of buffers, which receive submissions name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
-pub(super) enum Group {
-    /// For messages of the usual size; resident from the start.
-    Small,
-    /// For whoever sends more than fits; resident once used.
-    Large,
-}
+/// The group number that receive submissions name; a ring has one group.
+pub(super) const GROUP: u16 = 0;
 
 /// A buffer that the kernel has filled and that nobody else has. Give it to
 /// [`Ring::recycle`](super::Ring::recycle) when its bytes are dealt with; a token that is dropped
@@ -43,9 +36,9 @@ struct Mapping {
 }
 
 impl Mapping {
-    fn new(len: usize, flags: rustix::mm::MapFlags) -> io::Result<Self> {
+    fn new(len: usize) -> io::Result<Self> {
         use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-        let flags = MapFlags::PRIVATE | flags;
+        let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
         // SAFETY: a null hint lets the kernel choose an unused range, so no existing memory changes.
         let start =
             unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags)? };
@@ -74,32 +67,17 @@ pub(super) struct ReceiveBuffers {
 
 impl ReceiveBuffers {
     /// Allocates the buffers and registers them. `count` is a power of two, at most 32,768.
-    pub(super) fn register(
-        submitter: &Submitter<'_>,
-        group: Group,
-        count: u16,
-        size: u32,
-    ) -> io::Result<Self> {
-        use rustix::mm::MapFlags;
+    pub(super) fn register(submitter: &Submitter<'_>, count: u16, size: u32) -> io::Result<Self> {
         static NEXT_OWNER: AtomicU64 = AtomicU64::new(0);
         assert!(count.is_power_of_two() && count <= 1 << 15 && size > 0);
-        let resident = match group {
-            Group::Small => MapFlags::POPULATE,
-            Group::Large => MapFlags::empty(),
-        };
-        let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>(), MapFlags::POPULATE)?;
-        let memory = Mapping::new(usize::from(count) * size as usize, resident)?;
+        let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?;
+        let memory = Mapping::new(usize::from(count) * size as usize)?;
         let owner = NEXT_OWNER.fetch_add(1, Ordering::Relaxed);
         let mut buffers = Self { owner, entries, memory, count, size, tail: 0 };
         // SAFETY: `entries` is page-aligned, zeroed memory for `count` entries. It outlives the
         // registration: `Ring` drops its io_uring (which ends the registration) before the buffers.
         unsafe {
-            submitter.register_buf_ring_with_flags(
-                buffers.entries.start.as_ptr() as u64,
-                count,
-                group as u16,
-                0,
-            )?;
+            submitter.register_buf_ring_with_flags(buffers.entries.start.as_ptr() as u64, count, GROUP, 0)?;
         }
         for id in 0..count {
             buffers.lend(id);
@@ -127,16 +105,6 @@ impl ReceiveBuffers {
             let tail = BufRingEntry::tail(base).cast_mut();
             AtomicU16::from_ptr(tail).store(self.tail, Ordering::Release);
         }
-    }
-
-    /// Bytes of a buffer.
-    pub(super) fn size(&self) -> u32 {
-        self.size
-    }
-
-    /// Whether the token's buffer is one of these.
-    pub(super) fn own(&self, filled: &Filled) -> bool {
-        self.owner == filled.owner
     }
 
     /// The token for a completion that says the kernel has put `len` bytes into buffer `id`.

@@ -21,14 +21,12 @@ pub(super) const GENERATIONS: u32 = 1 << 24;
 pub(super) struct Connection {
     pub(super) socket: Option<OwnedFd>,
     pub(super) generation: u32,
-    /// A receive is in flight.
+    /// A multishot receive is in flight.
     pub(super) receiving: bool,
     /// The receive has brought bytes since it was submitted.
     pub(super) fed: bool,
     /// [`super::Ring::stop_receiving`] was called.
     pub(super) deaf: bool,
-    /// What came last filled a small buffer: the next receive that is submitted gets a large one.
-    pub(super) ample: bool,
     /// The receive ended for want of buffers and is to be submitted again.
     pub(super) starved: bool,
     /// [`super::Ring::close`] was called: no completion is reported but the last, `Closed`.

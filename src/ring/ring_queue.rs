@@ -9,7 +9,7 @@ use std::time::Duration;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::buffers::{Filled, Group, ReceiveBuffers};
+use super::buffers::{self, Filled, ReceiveBuffers};
 use super::connections::{Connections, Key};
 use super::listener;
 use super::send_batch::{Armed, SendBatch};
@@ -29,25 +29,13 @@ pub struct RingSettings {
     pub buffers: u16,
     /// Bytes of a receive buffer.
     pub buffer_bytes: u32,
-    /// Larger receive buffers, a power of two, for who has sent more than fits into the others: one receive
-    /// instead of several, when it matters.
-    pub large_buffers: u16,
-    /// Bytes of a larger receive buffer.
-    pub large_buffer_bytes: u32,
 }
 
 impl Default for RingSettings {
     /// 1 MiB of receive buffers: room for 512 small messages per turn, and little enough to be
-    /// resident from the start. Twice as much in larger ones: what a shard handles in some 10 ms.
+    /// resident from the start.
     fn default() -> Self {
-        Self {
-            submissions: 1024,
-            completions: 8192,
-            buffers: 512,
-            buffer_bytes: 2048,
-            large_buffers: 128,
-            large_buffer_bytes: 16_384,
-        }
+        Self { submissions: 1024, completions: 8192, buffers: 512, buffer_bytes: 2048 }
     }
 }
 
@@ -75,7 +63,6 @@ pub enum Completion {
 enum Operation {
     Accept = 1,
     Receive,
-    ReceiveLarge,
     Send,
     Wake,
     Cancel,
@@ -93,7 +80,6 @@ pub struct Ring {
     // Dropped by hand in `drop`, before the memory that its registrations name.
     uring: ManuallyDrop<IoUring>,
     buffers: ManuallyDrop<ReceiveBuffers>,
-    large_buffers: ManuallyDrop<ReceiveBuffers>,
     connections: ManuallyDrop<Connections>,
     listener: Option<OwnedFd>,
     accepting: bool,
@@ -130,14 +116,10 @@ impl Ring {
             .build(settings.submissions)?;
         let gathers = uring.params().is_feature_min_timeout();
         let (submitter, _, _) = uring.split();
-        let buffers =
-            ReceiveBuffers::register(&submitter, Group::Small, settings.buffers, settings.buffer_bytes)?;
-        let (large, large_bytes) = (settings.large_buffers, settings.large_buffer_bytes);
-        let large_buffers = ReceiveBuffers::register(&submitter, Group::Large, large, large_bytes)?;
+        let buffers = ReceiveBuffers::register(&submitter, settings.buffers, settings.buffer_bytes)?;
         Ok(Self {
             uring: ManuallyDrop::new(uring),
             buffers: ManuallyDrop::new(buffers),
-            large_buffers: ManuallyDrop::new(large_buffers),
             connections: ManuallyDrop::new(Connections::default()),
             listener: None,
             accepting: false,
@@ -209,24 +191,17 @@ impl Ring {
         if connection.receiving || connection.closing || connection.deaf {
             return;
         }
-        let fd = Fd(socket.as_raw_fd());
-        let once = |group: Group| {
-            let entry = opcode::Recv::new(fd, std::ptr::null_mut(), 0).buf_group(group as u16).build();
-            entry.flags(squeue::Flags::BUFFER_SELECT)
-        };
-        let (operation, entry) = if connection.ample {
-            // Once, so that whoever has no more to say goes back to the small buffers.
-            (Operation::ReceiveLarge, once(Group::Large))
-        } else if cfg!(feature = "receive-by-receive") {
-            (Operation::Receive, once(Group::Small))
-        } else {
-            (Operation::Receive, opcode::RecvMulti::new(fd, Group::Small as u16).build())
-        };
+        let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), buffers::GROUP).build();
+        #[cfg(feature = "receive-by-receive")]
+        let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), std::ptr::null_mut(), 0)
+            .buf_group(buffers::GROUP)
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT);
         connection.receiving = true;
         connection.fed = false;
         // SAFETY: the kernel writes into provided buffers only, which live as long as the ring; the
         // socket is closed only after the receive's last completion.
-        unsafe { self.submit_operation(entry, operation, key) };
+        unsafe { self.submit_operation(entry, Operation::Receive, key) };
     }
 
     /// Submits no more receives for the connection, so that what its peer has sent stays in the socket. One that is in
@@ -302,16 +277,12 @@ impl Ring {
 
     /// The bytes that were received into `filled`.
     pub fn bytes_mut<'a>(&'a mut self, filled: &'a mut Filled) -> &'a mut [u8] {
-        self.group_of(filled).bytes_mut(filled)
+        self.buffers.bytes_mut(filled)
     }
 
     /// Gives a buffer back to the kernel.
     pub fn recycle(&mut self, filled: Filled) {
-        self.group_of(&filled).recycle(filled);
-    }
-
-    fn group_of(&mut self, filled: &Filled) -> &mut ReceiveBuffers {
-        if self.large_buffers.own(filled) { &mut self.large_buffers } else { &mut self.buffers }
+        self.buffers.recycle(filled);
     }
 
     /// Enters the kernel with all submissions; sends that the sockets take at once are done on return.
@@ -430,14 +401,7 @@ impl Ring {
         match user_data >> 56 {
             operation if operation == Operation::Accept as u64 => self.complete_accept(result, more),
             operation if operation == Operation::Receive as u64 => {
-                let id = cqueue::buffer_select(entry.flags());
-                let filled = id.map(|id| self.buffers.filled(id, result.max(0) as u32));
-                self.complete_receive(key, result, filled, more)
-            }
-            operation if operation == Operation::ReceiveLarge as u64 => {
-                let id = cqueue::buffer_select(entry.flags());
-                let filled = id.map(|id| self.large_buffers.filled(id, result.max(0) as u32));
-                self.complete_receive(key, result, filled, more)
+                self.complete_receive(key, result, cqueue::buffer_select(entry.flags()), more)
             }
             operation if operation == Operation::Send as u64 => self.complete_send(key, result),
             operation if operation == Operation::Wake as u64 => {
@@ -469,38 +433,30 @@ impl Ring {
         &mut self,
         key: Key,
         result: i32,
-        filled: Option<Filled>,
+        buffer: Option<u16>,
         more: bool,
     ) -> Option<Completion> {
+        let filled = buffer.map(|id| self.buffers.filled(id, result.max(0) as u32));
         let Some(connection) = self.connections.get_mut(key) else {
             // Invariant 3 keeps a slot until its operations are over, so only the buffer matters.
-            filled.into_iter().for_each(|filled| self.recycle(filled));
+            filled.into_iter().for_each(|filled| self.buffers.recycle(filled));
             return None;
         };
         connection.receiving = more;
         if connection.closing {
-            filled.into_iter().for_each(|filled| self.recycle(filled));
+            filled.into_iter().for_each(|filled| self.buffers.recycle(filled));
             return self.connections.release_if_done(key).then_some(Completion::Closed(key));
         }
-        let received = result.max(0) as u32;
-        // A large buffer that is not full has taken all there was.
-        let emptied = received < self.large_buffers.size()
-            && filled.as_ref().is_some_and(|filled| self.large_buffers.own(filled));
-        if received > 0 {
-            connection.fed = true;
-            connection.ample = received >= self.buffers.size();
-        }
+        connection.fed |= result > 0;
         let starved = result == -libc::ENOBUFS;
-        if !more && received > 0 && emptied {
-            self.receive(key);
-        } else if !more && (received > 0 || starved) && !connection.starved {
+        if !more && (result > 0 || starved) && !connection.starved {
             connection.starved = true;
             if connection.fed { self.interrupted.push(key) } else { self.starved.push(key) }
         }
         match filled {
-            Some(filled) if received > 0 => Some(Completion::Received(key, filled)),
+            Some(filled) if result > 0 => Some(Completion::Received(key, filled)),
             filled => {
-                filled.into_iter().for_each(|filled| self.recycle(filled));
+                filled.into_iter().for_each(|filled| self.buffers.recycle(filled));
                 if starved {
                     return None;
                 }
@@ -576,7 +532,6 @@ impl Drop for Ring {
             ManuallyDrop::drop(&mut self.uring);
             if self.in_flight == 0 {
                 ManuallyDrop::drop(&mut self.buffers);
-                ManuallyDrop::drop(&mut self.large_buffers);
                 ManuallyDrop::drop(&mut self.connections);
             }
         }

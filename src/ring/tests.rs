@@ -9,14 +9,7 @@ use bytes::Bytes;
 use super::*;
 
 fn ring(buffers: u16) -> (Ring, SocketAddr) {
-    let settings = RingSettings {
-        submissions: 8,
-        completions: 64,
-        buffers,
-        buffer_bytes: 16,
-        large_buffers: 2,
-        large_buffer_bytes: 256,
-    };
+    let settings = RingSettings { submissions: 8, completions: 64, buffers, buffer_bytes: 16 };
     let mut ring = Ring::new(settings).expect("io_uring with DEFER_TASKRUN");
     let address = ring.listen("127.0.0.1:0".parse().unwrap()).unwrap();
     ring.accept();
@@ -128,28 +121,6 @@ fn a_client_that_sends_much_does_not_keep_buffers_from_the_others() {
         quiet.is_empty().then_some(())
     });
     assert!(buffers_before < 40, "{buffers_before} buffers were filled before everyone had one");
-}
-
-#[test]
-fn who_sends_much_is_read_in_large_pieces_and_in_order() {
-    let (mut ring, address) = ring(2);
-    let (mut client, key) = accepted(&mut ring, address);
-    let sent: Vec<u8> = (0..=255).cycle().take(8_000).collect();
-    client.write_all(&sent).unwrap();
-    ring.receive(key);
-    let (mut heard, mut pieces) = (Vec::new(), 0);
-    let mut hear = |ring: &mut Ring, completion| {
-        let Completion::Received(_, mut filled) = completion else { return 0 };
-        heard.extend_from_slice(ring.bytes_mut(&mut filled));
-        ring.recycle(filled);
-        pieces += 1;
-        heard.len()
-    };
-    turn_until(&mut ring, |ring, completion| (hear(ring, completion) == 8_000).then_some(()));
-    client.write_all(&sent[..16]).unwrap();
-    turn_until(&mut ring, |ring, completion| (hear(ring, completion) == 8_016).then_some(()));
-    assert_eq!(heard, [&sent[..], &sent[..16]].concat());
-    assert!(pieces < 60, "{pieces} pieces: of 256 bytes there would be 32, of 16 bytes 500");
 }
 
 #[test]

@@ -34,26 +34,18 @@ pub struct FlushPacer {
     gathers: bool,
     /// Small flushes to come without a least pause.
     at_once: u32,
-    /// Whether reading has to catch up, so that the budget does not cut its half of the time short.
-    reads_first: bool,
 }
 
 impl FlushPacer {
     /// A pacer for one of `shards` shards that lets messages wait at most `budget` for others.
     pub fn new(budget: Duration, shards: usize) -> Self {
         let factor = u32::try_from(2 * shards).unwrap_or(u32::MAX).saturating_sub(1).max(1);
-        Self { budget, factor, next: Duration::ZERO, gathers: false, at_once: 0, reads_first: false }
+        Self { budget, factor, next: Duration::ZERO, gathers: false, at_once: 0 }
     }
 
     /// From now on messages wait at most `budget` for others.
     pub fn adopt(&mut self, budget: Duration) {
         self.budget = budget;
-    }
-
-    /// From now on pauses are, or are not, as long as flushes whatever the budget: a shard that cannot read what comes in
-    /// would make it wait in the sockets, to be late by more than the budget, or not bounded at all.
-    pub fn read_first(&mut self, reads_first: bool) {
-        self.reads_first = reads_first;
     }
 
     /// Whether a flush may start at `now`.
@@ -75,8 +67,7 @@ impl FlushPacer {
         self.at_once = self.at_once.saturating_sub(1);
         let least = if self.gathers { SMALL_FLUSH_PAUSE } else { Duration::ZERO };
         let pause = ended.saturating_sub(started).saturating_mul(self.factor).max(least);
-        let unbounded = self.reads_first && !self.budget.is_zero();
-        self.next = ended + if unbounded { pause } else { pause.min(self.budget) };
+        self.next = ended + pause.min(self.budget);
     }
 }
 
@@ -119,18 +110,6 @@ mod tests {
         pacer.flushed(100, 2, ms(100), ms(150));
         assert_eq!(pacer.wait(ms(150)), ms(8));
     }
-
-    #[test]
-    fn the_budget_does_not_cut_the_time_of_reading_short_where_that_has_to_catch_up() {
-        let mut pacer = FlushPacer::new(ms(8), 1);
-        pacer.read_first(true);
-        pacer.flushed(100, 2, ms(100), ms(150));
-        assert_eq!(pacer.wait(ms(150)), ms(50));
-        pacer.read_first(false);
-        pacer.flushed(100, 2, ms(200), ms(250));
-        assert_eq!(pacer.wait(ms(250)), ms(8));
-    }
-
     /// What `pacer` waits after a flush of four sends in 40 µs.
     fn pause_after_small(pacer: &mut FlushPacer, messages: u64) -> Duration {
         let ended = ms(100) + Duration::from_micros(40);
@@ -157,7 +136,6 @@ mod tests {
     #[test]
     fn without_a_budget_there_is_no_pause() {
         let mut pacer = FlushPacer::new(ms(0), 1);
-        pacer.read_first(true);
         assert_eq!(pause_after_small(&mut pacer, 2), ms(0));
     }
 }

@@ -159,9 +159,7 @@ impl Driver {
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.reap(COMPLETIONS_PER_TURN, &mut completions);
         let full = completions.len() >= COMPLETIONS_PER_TURN;
-        let unread = full || self.ring.has_unread();
-        let lags = self.overload.begin_turn(self.started.elapsed(), unread);
-        self.pacer.read_first(lags && unread);
+        let lags = self.overload.begin_turn(self.started.elapsed(), full || self.ring.has_unread());
         for completion in completions.drain(..) {
             if lags {
                 self.shard.shed(self.overload.refuses(self.started.elapsed()));

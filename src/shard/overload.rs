@@ -6,9 +6,6 @@ use std::time::Duration;
 /// burst to a room of thousands, short enough to be the latency of a server that is overloaded.
 const TURN_BUDGET: Duration = Duration::from_millis(50);
 
-/// The same while messages are refused: what is handled in one turn waits in the outboxes for two or three flushes.
-const SHORT_TURN_BUDGET: Duration = Duration::from_millis(20);
-
 /// Time for which a shard must have been behind before anything is refused: a burst ends sooner.
 const PATIENCE: Duration = Duration::from_millis(250);
 
@@ -72,7 +69,7 @@ impl Overload {
     pub fn refuses(&mut self, now: Duration) -> bool {
         let Some(lasting) = self.lasting(now) else { return false };
         let part = lasting.as_micros() % (REFUSING + TAKING).as_micros();
-        let refuses = self.has_taken(SHORT_TURN_BUDGET, now) || self.unread && part < REFUSING.as_micros();
+        let refuses = self.is_slow(now) || self.unread && part < REFUSING.as_micros();
         if refuses {
             self.refused_at = Some(now);
         }
@@ -81,7 +78,7 @@ impl Overload {
 
     /// Everything that was read is handled, or refused.
     pub fn end_input(&mut self, now: Duration) {
-        if self.unread || self.has_taken(TURN_BUDGET, now) {
+        if self.unread || self.is_slow(now) {
             self.behind_since.get_or_insert(self.turn_began);
         } else {
             self.behind_since = None;
@@ -115,8 +112,8 @@ impl Overload {
         now.saturating_sub(self.behind_since?).checked_sub(patience)
     }
 
-    fn has_taken(&self, budget: Duration, now: Duration) -> bool {
-        now.saturating_sub(self.turn_began) >= budget
+    fn is_slow(&self, now: Duration) -> bool {
+        now.saturating_sub(self.turn_began) >= TURN_BUDGET
     }
 }
 
