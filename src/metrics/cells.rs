@@ -163,6 +163,8 @@ pub struct ShardCells {
     pub errors: Cell,
     /// Connections closed because their outbox was full or stood still.
     pub slow_closes: Cell,
+    /// Connections that were closed because an overloaded shard could not read in time what they sent.
+    pub unread_closes: Cell,
     /// Connections closed for a violation of RFC 6455.
     pub violations: Cell,
     /// Room frames dropped because another shard's queue was full; its members got `room_resync`.

@@ -13,7 +13,7 @@ use crate::trace::TraceCounts;
 /// Name, help, and the cell of each shard.
 type ShardMetric = (&'static str, &'static str, fn(&ShardCells) -> &Cell);
 
-const TRAFFIC: [ShardMetric; 22] = [
+const TRAFFIC: [ShardMetric; 23] = [
     ("websocket_messages_sent_total", "Messages delivered to clients, one per receiver.", |s| &s.deliveries),
     ("websocket_messages_received_total", "Client messages received.", |s| &s.messages_in),
     ("websocket_messages_compressed_total", "Messages compressed, once per shard for all receivers.", |s| {
@@ -37,6 +37,11 @@ const TRAFFIC: [ShardMetric; 22] = [
         "websocket_connections_refused_total",
         "Connections refused as too many of a user, from an address, or at once.",
         |s| &s.refused_connections,
+    ),
+    (
+        "websocket_unread_closes_total",
+        "Connections closed because an overloaded shard could not read what they sent.",
+        |s| &s.unread_closes,
     ),
     ("websocket_slow_closes_total", "Connections closed as too slow.", |s| &s.slow_closes),
     (

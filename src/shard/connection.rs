@@ -423,6 +423,7 @@ impl Shard {
             .session(from.slot)
             .is_some_and(|session| key(session.id) == from && session.phase == Phase::Open)
         {
+            self.cells.unread_closes.add(1);
             let reason = "the server is overloaded and cannot read all that you send: send less";
             self.close(from.slot, CloseCode::SentTooMuch, reason, now);
             self.finish(from.slot, now);
