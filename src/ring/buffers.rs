@@ -107,6 +107,11 @@ impl ReceiveBuffers {
         }
     }
 
+    /// Bytes of a buffer.
+    pub(super) fn size(&self) -> usize {
+        self.size as usize
+    }
+
     /// The token for a completion that says the kernel has put `len` bytes into buffer `id`.
     pub(super) fn filled(&self, id: u16, len: u32) -> Filled {
         assert!(id < self.count && len <= self.size, "the kernel names a buffer that it was never given");

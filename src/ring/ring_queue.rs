@@ -14,8 +14,12 @@ use super::connections::{Connections, Key};
 use super::listener;
 use super::send_batch::{Armed, SendBatch};
 
-/// Pieces of work that the kernel does in one wait, if there are so many: sockets with input, mostly. Bounds a turn.
-const WORK_PER_WAIT: usize = 1024;
+/// Pieces of deferred work, sockets with input mostly, that the kernel does in one call at least, if there are so many
+/// (IO_LOCAL_TW_DEFAULT_MAX).
+const WORK_PER_CALL: usize = 20;
+
+/// Completions from which on work is left for the next turn, if the ring has room for twice as many.
+const COMPLETIONS_PER_WAIT: usize = 512;
 
 /// Sizes of a ring.
 #[derive(Clone, Copy, Debug)]
@@ -280,6 +284,11 @@ impl Ring {
         self.buffers.bytes_mut(filled)
     }
 
+    /// Whether the peer has sent at least as much as a buffer takes.
+    pub fn is_full(&self, filled: &Filled) -> bool {
+        filled.bytes() == self.buffers.size()
+    }
+
     /// Gives a buffer back to the kernel.
     pub fn recycle(&mut self, filled: Filled) {
         self.buffers.recycle(filled);
@@ -325,15 +334,25 @@ impl Ring {
         self.finish_work();
     }
 
-    /// Has the kernel do the rest of its share of the work. Newer kernels do no more of it in one call than 20 pieces, or as
-    /// many as completions are wanted: of a thousand sockets with input that would leave most for later turns.
+    /// Has the kernel do the rest of its share of the work, where one call did not do it: newer kernels do no more in it than
+    /// [`WORK_PER_CALL`] pieces, or as many as completions are wanted. Of a thousand sockets with input that would leave most
+    /// for later turns.
     fn finish_work(&mut self) {
-        self.left_work = self.uring.submission().taskrun();
-        if self.left_work {
-            let now = Timespec::new();
-            let arguments = SubmitArgs::new().timespec(&now);
-            Self::entered(self.uring.submitter().submit_with_args(WORK_PER_WAIT, &arguments));
-            self.left_work = self.uring.submission().taskrun();
+        self.left_work = false;
+        let most = COMPLETIONS_PER_WAIT.min(self.uring.params().cq_entries() as usize / 2);
+        let mut before = 0;
+        while self.uring.submission().taskrun() {
+            let completions = self.uring.completion().len();
+            if completions >= most {
+                self.left_work = true;
+                return;
+            }
+            if completions < before + WORK_PER_CALL {
+                // All was done, and the flag is about what has come meanwhile.
+                return;
+            }
+            before = completions;
+            Self::entered(self.uring.submit());
         }
     }
 

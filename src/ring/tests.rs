@@ -153,6 +153,10 @@ fn what_waits_for_a_buffer_is_known_and_can_be_left_unread() {
     });
     assert_eq!(from, clients[0].1);
     assert!(!ring.unread().iter().any(|(key, _)| *key == last));
+    ring.close(last);
+    turn_until(&mut ring, |_, completion| {
+        matches!(completion, Completion::Closed(key) if key == last).then_some(())
+    });
 }
 
 #[test]
@@ -165,7 +169,9 @@ fn when_nothing_is_unread_all_sockets_have_been_read() {
         client.write_all(b"hello").unwrap();
     }
     let mut received = 0;
+    let deadline = Instant::now() + Duration::from_secs(10);
     loop {
+        assert!(Instant::now() < deadline, "{received} of 200 were received, and there is said to be more");
         let mut completions = Vec::new();
         ring.submit_and_wait(1, Duration::ZERO);
         ring.reap(usize::MAX, &mut completions);

@@ -417,12 +417,14 @@ impl Shard {
         self.step_local(now);
     }
 
+    /// Whether the connection is there and open: it has neither to be upgraded yet nor is it being closed.
+    pub fn is_open(&mut self, of: Key) -> bool {
+        self.session(of.slot).is_some_and(|session| key(session.id) == of && session.phase == Phase::Open)
+    }
+
     /// The client has sent more than an overloaded shard can read in time: it is told so, and the rest stays unread.
     pub fn close_unread(&mut self, from: Key, now: Now) {
-        if self
-            .session(from.slot)
-            .is_some_and(|session| key(session.id) == from && session.phase == Phase::Open)
-        {
+        if self.is_open(from) {
             self.cells.unread_closes.add(1);
             let reason = "the server is overloaded and cannot read all that you send: send less";
             self.close(from.slot, CloseCode::SentTooMuch, reason, now);

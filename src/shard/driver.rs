@@ -31,6 +31,10 @@ const SENDS_PER_FLUSH: usize = CROWD;
 /// Completions that are worth waking up for while the next flush is not due yet.
 const COMPLETIONS_PER_WAKE: usize = 64;
 
+/// Receives in one turn that brought less than a buffer takes, from which on it is many who send more than the shard can do,
+/// and everyone is refused. Otherwise it is a few who flood, and only they are.
+const MANY: usize = 32;
+
 /// Turns between two flushes that are told apart when latencies are counted; what comes later counts with the last.
 const UNFLUSHED_TURNS: usize = 32;
 /// Part of DRAIN_TIMEOUT after which a shard ends, whoever is still there: the rest is for Redis to be told.
@@ -160,12 +164,12 @@ impl Driver {
         self.ring.reap(COMPLETIONS_PER_TURN, &mut completions);
         let full = completions.len() >= COMPLETIONS_PER_TURN;
         let lags = self.overload.begin_turn(self.started.elapsed(), full || self.ring.has_unread());
+        let by_many = lags && self.sent_little(&completions) >= MANY;
         for completion in completions.drain(..) {
-            if lags {
-                self.shard.shed(self.overload.refuses(self.started.elapsed()));
-                if let Completion::Received(_, filled) = &completion {
-                    self.overload.read(filled.bytes());
-                }
+            if lags && let Completion::Received(_, filled) = &completion {
+                let of_flood = by_many || self.ring.is_full(filled);
+                self.shard.shed(of_flood && self.overload.refuses(self.started.elapsed()));
+                self.overload.read(filled.bytes());
             }
             self.handle(completion, now);
         }
@@ -184,8 +188,19 @@ impl Driver {
         self.wait(full || more, began);
     }
 
+    /// How many receives brought less than a buffer takes.
+    fn sent_little(&self, completions: &[Completion]) -> usize {
+        let little = completions.iter().filter(
+            |completion| matches!(completion, Completion::Received(_, filled) if !self.ring.is_full(filled)),
+        );
+        little.count()
+    }
+
+    /// Closes those whose unread bytes cannot be waited for.
     fn close_unread(&mut self, tolerable: Tolerable, now: Now) {
-        let closing = tolerable.beyond(self.ring.unread());
+        let mut unread = self.ring.unread();
+        unread.retain(|&(key, _)| self.shard.is_open(key));
+        let closing = tolerable.beyond(unread);
         let closed = closing.len();
         for key in closing {
             self.shard.close_unread(key, now);
