@@ -1,8 +1,10 @@
 //! A slow reader, a flood and a huge room: whoever causes it is bounded, the others go on.
 
+use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
@@ -132,6 +134,35 @@ fn a_flood_without_a_reader_is_bounded_and_does_not_stop_others() {
         let used = server.get_json("/stats")["memory"]["used"].as_u64().expect("bytes");
         assert!(used < 300_000_000, "{used} bytes for one flood");
     });
+}
+
+#[test]
+fn who_sends_more_than_an_overloaded_shard_can_read_is_closed_with_4005() {
+    // So large that nobody is taken for a slow reader.
+    let outbox = [("SHARDS", "1"), ("OUTBOX_BYTES", "67108864"), ("OUTBOX_AGE", "600000")];
+    let server = Server::start(&outbox);
+    let message = br#"{"type":"room_message","roomId":"r","data":1}"#;
+    let messages = crate::harness::raw::frame(0x81, message).repeat(1_000);
+    // Whoever is not closed by then waits for it in vain.
+    let until = Instant::now() + Duration::from_secs(60);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            let stream =
+                TcpStream::connect(("127.0.0.1", server.port)).expect("the server takes connections");
+            let mut sending = stream.try_clone().expect("a descriptor is free");
+            let mut flood = RawSocket::over(stream);
+            flood.send(crate::harness::raw::UPGRADE.as_bytes());
+            assert_eq!(flood.response().status, 101);
+            let messages = &messages;
+            scope.spawn(move || while Instant::now() < until && sending.write_all(messages).is_ok() {});
+            scope.spawn(move || {
+                assert_eq!(flood.expect_close(), 4005);
+                flood.shutdown();
+            });
+        }
+    });
+    assert_eq!(server.metric("tableforge_websocket_unread_closes_total"), Some(8.0));
+    while_a_healthy_pair_plays(&server, || ());
 }
 
 #[test]

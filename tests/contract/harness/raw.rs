@@ -110,7 +110,6 @@ impl RawSocket {
     }
 
     /// Ends both directions of the connection.
-    #[allow(dead_code, reason = "the hostile tests share this harness and ask for it")]
     pub fn shutdown(self) {
         let _ = self.stream.get_ref().shutdown(std::net::Shutdown::Both);
     }
