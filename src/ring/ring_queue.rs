@@ -3,11 +3,13 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
 
 use super::buffers::{self, Filled, ReceiveBuffers};
 use super::connections::{Connections, Key};
@@ -86,7 +88,12 @@ pub struct Ring {
     buffers: ManuallyDrop<ReceiveBuffers>,
     connections: ManuallyDrop<Connections>,
     listener: Option<OwnedFd>,
+    /// Whether clients are to be accepted.
     accepting: bool,
+    /// Whether the listener is watched for clients.
+    watching: bool,
+    /// Whether clients may wait to be accepted.
+    acceptable: bool,
     wake: Option<OwnedFd>,
     /// Receives to be submitted again that found no buffer at all.
     starved: Vec<Key>,
@@ -127,6 +134,8 @@ impl Ring {
             connections: ManuallyDrop::new(Connections::default()),
             listener: None,
             accepting: false,
+            watching: false,
+            acceptable: false,
             wake: None,
             starved: Vec::new(),
             interrupted: Vec::new(),
@@ -151,9 +160,20 @@ impl Ring {
 
     /// Starts to accept, if the ring listens and accepting has stopped.
     pub fn accept(&mut self) {
-        if let (Some(listener), false) = (&self.listener, self.accepting) {
-            let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
+        if self.listener.is_some() && !self.accepting {
             self.accepting = true;
+            self.acceptable = true;
+            self.watch_listener();
+        }
+    }
+
+    /// Watched and not accepted by the kernel (IORING_ACCEPT_MULTISHOT), which for each client wakes who waits in the ring,
+    /// however much else it waits for: the listener is one of those that wake a single waiter (EPOLLEXCLUSIVE).
+    fn watch_listener(&mut self) {
+        if let (Some(listener), false) = (&self.listener, self.watching) {
+            let entry =
+                opcode::PollAdd::new(Fd(listener.as_raw_fd()), libc::POLLIN as u32).multi(true).build();
+            self.watching = true;
             // SAFETY: the entry names no memory; the descriptor is open until `stop_listening`.
             unsafe { self.submit_operation(entry, Operation::Accept, NO_KEY) };
         }
@@ -161,7 +181,7 @@ impl Ring {
 
     /// Closes the listening socket; connections that wait in its backlog are reset.
     pub fn stop_listening(&mut self) {
-        if self.listener.is_some() && self.accepting {
+        if self.listener.is_some() && self.watching {
             let cancel = opcode::AsyncCancel::new(tag(Operation::Accept, NO_KEY)).build();
             // SAFETY: the entry names no memory.
             unsafe { self.submit_operation(cancel, Operation::Cancel, NO_KEY) };
@@ -318,8 +338,9 @@ impl Ring {
         if self.stays_out {
             return;
         }
-        // What `close` has finished is there already.
-        let timeout = if self.closed.is_empty() { timeout } else { Duration::ZERO };
+        // What `close` has finished is there already, and who waits to be accepted.
+        let there = !self.closed.is_empty() || self.may_accept();
+        let timeout = if there { Duration::ZERO } else { timeout };
         let time = Timespec::new().sec(timeout.as_secs()).nsec(timeout.subsec_nanos());
         let arguments = SubmitArgs::new().timespec(&time);
         let submitter = self.uring.submitter();
@@ -407,6 +428,29 @@ impl Ring {
                 completions.push(completion);
             }
         }
+        while self.may_accept() && completions.len() < limit {
+            completions.extend(self.accept_one());
+        }
+    }
+
+    /// Whether clients may wait whom the ring is to accept.
+    fn may_accept(&self) -> bool {
+        self.accepting && self.acceptable && self.listener.is_some()
+    }
+
+    fn accept_one(&mut self) -> Option<Completion> {
+        match rustix::net::accept_with(self.listener.as_ref()?, SocketFlags::CLOEXEC) {
+            Ok(socket) => Some(Completion::Accepted(self.connections.insert(socket))),
+            Err(Errno::INTR | Errno::CONNABORTED) => None,
+            Err(Errno::AGAIN) => {
+                self.acceptable = false;
+                None
+            }
+            Err(error) => {
+                self.accepting = false;
+                Some(Completion::AcceptStopped(error.into()))
+            }
+        }
     }
 
     fn complete(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
@@ -418,7 +462,12 @@ impl Ring {
         let key = Key { slot: user_data as u32, generation: (user_data >> 32) as u32 & 0xff_ffff };
         let result = entry.result();
         match user_data >> 56 {
-            operation if operation == Operation::Accept as u64 => self.complete_accept(result, more),
+            operation if operation == Operation::Accept as u64 => {
+                self.acceptable = true;
+                self.watching = more;
+                self.watch_listener();
+                None
+            }
             operation if operation == Operation::Receive as u64 => {
                 self.complete_receive(key, result, cqueue::buffer_select(entry.flags()), more)
             }
@@ -431,21 +480,6 @@ impl Ring {
             }
             _ => None,
         }
-    }
-
-    fn complete_accept(&mut self, result: i32, more: bool) -> Option<Completion> {
-        self.accepting = more;
-        if result < 0 {
-            let stopped = Completion::AcceptStopped(io::Error::from_raw_os_error(-result));
-            return (!more && self.listener.is_some()).then_some(stopped);
-        }
-        // SAFETY: the kernel has just opened this descriptor for us and nobody else knows it.
-        let socket = unsafe { OwnedFd::from_raw_fd(result) };
-        let key = self.connections.insert(socket);
-        if !more {
-            self.accept();
-        }
-        Some(Completion::Accepted(key))
     }
 
     fn complete_receive(

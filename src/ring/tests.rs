@@ -50,6 +50,36 @@ fn batch(segments: Vec<Segment>) -> Box<SendBatch> {
 }
 
 #[test]
+fn who_does_not_fit_into_one_reap_is_accepted_in_the_next() {
+    let (mut ring, address) = ring(4);
+    let clients: Vec<_> = (0..5).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut accepted = Vec::new();
+    while accepted.len() < clients.len() {
+        // Nothing else happens that would end this wait.
+        ring.submit_and_wait(1, Duration::from_secs(10));
+        let mut completions = Vec::new();
+        ring.reap(2, &mut completions);
+        assert!((1..=2).contains(&completions.len()), "{completions:?}");
+        accepted.extend(completions);
+    }
+    assert!(accepted.iter().all(|completion| matches!(completion, Completion::Accepted(_))), "{accepted:?}");
+}
+
+#[test]
+fn nobody_is_accepted_once_the_ring_does_not_listen() {
+    let (mut ring, address) = ring(4);
+    let _client = accepted(&mut ring, address);
+    let waiting = TcpStream::connect(address).unwrap();
+    ring.stop_listening();
+    ring.submit_and_wait(1, Duration::from_millis(20));
+    let mut completions = Vec::new();
+    ring.reap(usize::MAX, &mut completions);
+    assert!(completions.is_empty(), "{completions:?}");
+    assert!(TcpStream::connect(address).is_err());
+    drop(waiting);
+}
+
+#[test]
 fn bytes_arrive_and_segments_leave_in_order() {
     let (mut ring, address) = ring(8);
     let (mut client, key) = accepted(&mut ring, address);
