@@ -66,6 +66,33 @@ fn who_does_not_fit_into_one_reap_is_accepted_in_the_next() {
 }
 
 #[test]
+fn clients_are_accepted_however_much_others_send() {
+    let (mut ring, address) = ring(32);
+    let mut clients: Vec<_> = (0..8).map(|_| accepted(&mut ring, address)).collect();
+    clients.iter().for_each(|(_, key)| ring.receive(*key));
+    ring.submit();
+    let _newcomer = TcpStream::connect(address).unwrap();
+    // In the first round the ring finds out that somebody waits, and the others fill what it may bring.
+    let mut came = 0;
+    for _ in 0..2 {
+        clients.iter_mut().for_each(|(client, _)| client.write_all(b"x").unwrap());
+        // The first call may stay out of the kernel, for what is there already.
+        ring.submit_and_wait(9, Duration::from_millis(50));
+        ring.submit_and_wait(9, Duration::from_millis(50));
+        let mut completions = Vec::new();
+        ring.reap(8, &mut completions);
+        assert_eq!(completions.len(), 8, "{completions:?}");
+        came += completions.iter().filter(|completion| matches!(completion, Completion::Accepted(_))).count();
+        for completion in completions {
+            if let Completion::Received(_, filled) = completion {
+                ring.recycle(filled);
+            }
+        }
+    }
+    assert_eq!(came, 1);
+}
+
+#[test]
 fn nobody_is_accepted_once_the_ring_does_not_listen() {
     let (mut ring, address) = ring(4);
     let _client = accepted(&mut ring, address);
