@@ -31,7 +31,7 @@ pub struct RedisSettings {
     pub prefix: String,
     /// Time after which a command without an answer counts as lost, and the link with it.
     pub timeout: Duration,
-    /// Time between two batches, and so the longest that a publication waits for others to share its batch.
+    /// Time between two batches while they hold few messages, see [`crate::uplink::batch_pacer`].
     pub batch_age: Duration,
     /// Bytes at which a batch is sent without waiting.
     pub batch_bytes: usize,

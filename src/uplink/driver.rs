@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::batch::Origin;
+use super::batch_pacer::BatchPacer;
 use super::channel::Channels;
 use super::delivery::Delivery;
 use super::following::Following;
@@ -158,8 +159,7 @@ pub fn start(
         cells: Arc::clone(&cells),
         pair,
         wanted: 0,
-        pace: Pace::Idle,
-        flushed_at: now,
+        pacer: BatchPacer::new(settings.batch_age, now),
         holds: false,
         waker: Arc::clone(&waker),
         stop: Arc::clone(&stop),
@@ -337,17 +337,6 @@ impl IngressThread {
     }
 }
 
-/// How much the publisher has to do, which decides how it waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pace {
-    /// Nothing came of late: the next publication wakes the thread.
-    Idle,
-    /// Publications came with the last batch: the thread looks for more until the next one is due.
-    Busy,
-    /// More had come than a batch holds: there is no time to wait.
-    Behind,
-}
-
 struct PublisherThread<L> {
     settings: RedisSettings,
     connector: Connector,
@@ -360,9 +349,7 @@ struct PublisherThread<L> {
     pair: Arc<Pair>,
     /// The value of [`Pair::wanted`] that was seen last.
     wanted: u64,
-    pace: Pace,
-    /// When what had gathered was sent last.
-    flushed_at: Instant,
+    pacer: BatchPacer,
     /// Whether Redis has answered something before it is time to send what has gathered.
     holds: bool,
     /// Wakes the ingress when the connection changes.
@@ -412,34 +399,30 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         }
     }
 
-    /// Takes what the shards publish. What comes after a pause is sent at once; what comes soon after that waits
-    /// until the batch age has passed since, because each batch costs Redis a wake-up. Waking this thread costs a
-    /// shard a system call, so it is woken by the first publication only, and looks by itself for more.
+    fn take(&mut self, publication: Publication) {
+        self.publisher.add(publication);
+        self.pacer.took();
+    }
+
+    /// Takes what the shards publish until it is due. Waking this thread costs a shard a system call, so it is woken by
+    /// the first publication only, and looks by itself for more.
     fn gather(&mut self, stream: Option<&Socket>) {
-        if self.pace == Pace::Idle && !self.await_publication(stream) {
+        if self.pacer.is_idle() && !self.await_publication(stream) {
             return;
         }
-        let until = self.flushed_at + self.settings.batch_age;
-        let (mut came, storing) = (self.pace != Pace::Busy, self.publisher.is_storing());
+        let storing = self.publisher.is_storing();
         loop {
             while !self.publisher.is_full()
                 && let Ok(publication) = self.publications.try_recv()
             {
-                self.publisher.add(publication);
-                came = true;
+                self.take(publication);
             }
             let now = Instant::now();
-            let left = until.saturating_duration_since(now);
-            if self.publisher.is_full() || left.is_zero() || self.pace == Pace::Behind {
-                self.flushed_at = now;
-                self.pace = match self.publisher.is_full() {
-                    true => Pace::Behind,
-                    false if came || !self.publisher.is_empty() => Pace::Busy,
-                    false => Pace::Idle,
-                };
+            let left = self.pacer.left(now);
+            if self.publisher.is_full() || left.is_zero() {
+                self.pacer.sent(self.publisher.is_full(), now);
                 return;
             }
-            self.pace = Pace::Busy;
             let wait = left.min(GATHER_TICK);
             match stream.filter(|_| storing) {
                 // Answers that clients wait for come first.
@@ -466,7 +449,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
                 let wait = self.settings.batch_age.max(ANSWER_WAIT);
                 let _ = poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&until(now + wait)));
             }
-            return self.publications.try_recv().map(|publication| self.publisher.add(publication)).is_ok();
+            return self.publications.try_recv().map(|publication| self.take(publication)).is_ok();
         }
         let mut until = now + PUBLISHER_TICK;
         if self.link.is_up() {
@@ -481,7 +464,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
         }
         match self.publications.recv_deadline(until) {
             Ok(publication) => {
-                self.publisher.add(publication);
+                self.take(publication);
                 true
             }
             Err(RecvTimeoutError::Timeout) => false,

@@ -10,6 +10,7 @@
 
 mod arrivals;
 pub mod batch;
+pub mod batch_pacer;
 pub mod channel;
 pub mod delivery;
 pub mod driver;
