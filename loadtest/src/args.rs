@@ -100,7 +100,7 @@ pub struct CommonArguments {
     /// Seconds for a connection to become ready, the join included
     #[arg(long, default_value = "10", value_parser = seconds)]
     pub connect_timeout: Duration,
-    /// Source addresses 127.0.0.1, .2, … to connect from [default: one for every 25,000 connections
+    /// Source addresses 127.0.0.1, .2, … to connect from [default: one for every 10,000 connections
     /// to a server, and the kernel's choice if that is one]
     #[arg(long, value_parser = at_least_one)]
     pub source_addresses: Option<usize>,
