@@ -191,7 +191,6 @@ def _overload_cells(run):
     surge, steady = run["surge"], run["steady"]
     recovered = run["recovered_after_seconds"]
     when = "not within the run" if recovered is None else f"in the second that began {recovered:.1f} s after the surge"
-    closed = ", ".join(f"{number:,} × {reason}" for reason, number in surge["connections_lost"].items()) or "none"
     grown = (run["resident_bytes_most"] or 0) - (run["resident_bytes_before"] or 0)
     refused = [sum(side["refused"].values()) for side in (steady, surge)]
     return {
@@ -201,12 +200,16 @@ def _overload_cells(run):
         "deliveries lost: steady, surging": f"{_number(steady['lost'])} · {_number(surge['lost'])}",
         "steady rooms: p50, p99, slowest": f"{steady['p50_ms']} ms, {steady['p99_ms']} ms, {steady['max_ms']} ms",
         "surging rooms: p50, p99, slowest": f"{surge['p50_ms']} ms, {surge['p99_ms']} ms, {surge['max_ms']} ms",
-        "surging connections closed": closed,
+        "connections closed: steady, surging": f"{_closed(steady)} · {_closed(surge)}",
         "surging messages held back by full sockets": _number(surge["unsent"]),
         "resident memory grew by": f"{grown / 1e6:.1f} MB",
         "p99 of the steady rooms within the goal again": when,
         "generators' CPU": f"{steady['generator_percent']:.0f} % and {surge['generator_percent']:.0f} % of a core",
     }
+
+
+def _closed(side):
+    return ", ".join(f"{number:,} × {reason}" for reason, number in side["connections_lost"].items()) or "none"
 
 
 def _coefficients(models):
