@@ -2,7 +2,7 @@
 //!
 //! Each batch wakes Redis and every other instance, which costs them far more than the messages in it. So batches
 //! keep a distance: the *batch age*, and up to [`LONGEST`] times that while each of them holds many messages. With so
-//! much to say the others' flushes make messages wait longer than that anyway.
+//! much to say messages wait for the others' flushes too.
 
 use std::time::{Duration, Instant};
 

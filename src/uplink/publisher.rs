@@ -211,11 +211,6 @@ impl Publisher {
         gathering.events += 1;
     }
 
-    /// Whether nothing has gathered.
-    pub fn is_empty(&self) -> bool {
-        self.bytes == 0
-    }
-
     /// Whether enough has gathered to send it before its time.
     pub fn is_full(&self) -> bool {
         self.bytes >= self.size
