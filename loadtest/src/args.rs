@@ -8,8 +8,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub use self::scenarios::{
-    ChurnArguments, CompareArguments, GameNightArguments, HANDSHAKES, StormArguments, SweepArguments,
-    TrafficArguments,
+    ChurnArguments, CompareArguments, GameNightArguments, StormArguments, SweepArguments, TrafficArguments,
 };
 use crate::dialect::Language;
 use crate::payloads;
@@ -94,7 +93,10 @@ pub struct CommonArguments {
     /// HS256 secret to make a token for each connection with; `sub` is `load-N`
     #[arg(long)]
     pub secret: Option<String>,
-    /// Connections to begin per second [default: as fast as 128 handshakes in flight allow]
+    /// Connections that may be under way at once [default: 256; storm: 1,000]
+    #[arg(long, value_parser = at_least_one)]
+    pub in_flight: Option<usize>,
+    /// Connections to begin per second [default: as fast as --in-flight allows]
     #[arg(long, value_parser = positive)]
     pub connect_rate: Option<f64>,
     /// Seconds for a connection to become ready, the join included

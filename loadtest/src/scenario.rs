@@ -12,7 +12,7 @@ mod traffic;
 
 use std::time::Duration;
 
-use crate::args::{CommonArguments, HANDSHAKES};
+use crate::args::CommonArguments;
 use crate::credentials::Credentials;
 use crate::fleet::ConnectFigures;
 use crate::layout::Layout;
@@ -33,6 +33,8 @@ struct Features {
     transients: usize,
     churn_rate: f64,
     turns: Turns,
+    /// Connections under way at once, where the options do not say.
+    in_flight: usize,
 }
 
 impl Features {
@@ -46,9 +48,14 @@ impl Features {
             transients: 0,
             churn_rate: 0.0,
             turns: Turns::Equal,
+            in_flight: IN_FLIGHT,
         }
     }
 }
+
+/// Connections under way at once: enough that neither the server nor the generator waits for the other, few enough not to
+/// overflow an accept queue.
+const IN_FLIGHT: usize = 256;
 
 /// Length of the intervals of a series, in microseconds.
 const INTERVAL_US: u64 = 1_000_000;
@@ -78,7 +85,7 @@ fn plan(common: &CommonArguments, features: Features) -> Result<Plan, String> {
         join_by_url: common.join_by_url,
         connect_rate: common.connect_rate,
         connect_timeout: common.connect_timeout,
-        handshakes: HANDSHAKES,
+        handshakes: common.in_flight.unwrap_or(features.in_flight),
         payloads: Payloads::new(&features.payloads, common.seed),
         turns: features.turns,
         churn_rate: features.churn_rate,

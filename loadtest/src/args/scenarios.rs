@@ -8,9 +8,6 @@ use clap::Args;
 use super::{CommonArguments, OutputArguments, at_least_one, positive, seconds, some_seconds};
 use crate::payloads::{MAX_BYTES, Mix};
 
-/// Handshakes under way at once: enough to keep a server busy, few enough not to overflow its accept queue.
-pub const HANDSHAKES: usize = 128;
-
 /// Options of how long messages are sent, and of what is put up with.
 #[derive(Debug, Args)]
 pub struct TrafficArguments {
@@ -38,9 +35,6 @@ pub struct StormArguments {
     /// Options of all scenarios.
     #[command(flatten)]
     pub common: CommonArguments,
-    /// Connections that may be under way at once
-    #[arg(long, default_value_t = 1_000, value_parser = at_least_one)]
-    pub in_flight: usize,
     /// Messages that the first member of each room, who stays, sends while the others are away; with 0 nobody stays
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(..=100))]
     pub missed: u32,

@@ -20,6 +20,8 @@ const PONG_LIMIT: Duration = Duration::from_secs(10);
 
 /// What was measured.
 struct Figures {
+    /// The most connections that were under way at once.
+    in_flight: usize,
     connect: ConnectFigures,
     resident_before: u64,
     resident_after: u64,
@@ -41,7 +43,7 @@ pub fn run(arguments: &IdleArguments) -> Result<Report, String> {
     let pids = &arguments.common.pid;
     let features = Features { join: arguments.join, ..Features::of(Mix::of_one_size(0), 0) };
     let plan = plan(&arguments.common, features)?;
-    let (threads, interval_us) = (plan.workers, plan.interval_us);
+    let (threads, interval_us, in_flight) = (plan.workers, plan.interval_us, plan.handshakes);
     let resident_before = servers::resident_bytes(pids)?;
     let fleet = Fleet::start(plan)?;
     let connect = fleet.wait_connected();
@@ -70,6 +72,7 @@ pub fn run(arguments: &IdleArguments) -> Result<Report, String> {
     let tally = fleet.finish()?;
     let series = watch.finish();
     let figures = Figures {
+        in_flight,
         connect,
         resident_before,
         resident_after,
@@ -114,6 +117,7 @@ fn report(arguments: &IdleArguments, figures: &Figures) -> Report {
         "servers": arguments.common.url.len(),
         "connections": arguments.common.connections,
         "room_size": arguments.common.room_size,
+        "in_flight": figures.in_flight,
         "join": arguments.join,
         "hold_seconds": arguments.hold.as_secs_f64(),
         "connections_accepted": connect.established,

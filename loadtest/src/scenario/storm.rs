@@ -21,6 +21,9 @@ use crate::watch::{Point, Watch};
 /// Bytes of data in the messages that are missed and of those at the end.
 const PAYLOAD_BYTES: usize = 128;
 
+/// Connections under way at once where the options do not say: a storm's clients do not wait for each other.
+const IN_FLIGHT: usize = 1_000;
+
 /// Length of the intervals of the series, in microseconds: a storm is over in seconds.
 const INTERVAL_US: u64 = 100_000;
 
@@ -58,10 +61,10 @@ pub fn run(arguments: &StormArguments) -> Result<Report, String> {
     let features = Features {
         acknowledged: common.dialect.has_acks(),
         transients: common.room_size.saturating_sub(stay),
+        in_flight: IN_FLIGHT,
         ..Features::of(Mix::of_one_size(PAYLOAD_BYTES), 0)
     };
     let mut plan = plan(common, features)?;
-    plan.handshakes = arguments.in_flight;
     (plan.resume, plan.round_messages, plan.interval_us) = (true, *missed, INTERVAL_US);
     Ok(report(arguments, &measure(arguments, plan)?))
 }
@@ -203,7 +206,7 @@ fn json(arguments: &StormArguments, figures: &Figures) -> serde_json::Value {
         "servers": arguments.common.url.len(),
         "connections": arguments.common.connections,
         "room_size": arguments.common.room_size,
-        "in_flight": arguments.in_flight,
+        "in_flight": arguments.common.in_flight.unwrap_or(IN_FLIGHT),
         "connect_rate": arguments.common.connect_rate,
         "missed_messages": arguments.missed,
         "away_seconds": arguments.away.as_secs_f64(),
