@@ -10,16 +10,16 @@ const SMALL_FLUSH: u64 = 32;
 /// part, and too short for anybody to notice.
 const SMALL_FLUSH_PAUSE: Duration = Duration::from_micros(500);
 
-/// Small flushes without that pause after one in which nothing gathered: whoever waits for each answer before sending the
-/// next message must not wait for the pause as well.
-const SMALL_FLUSHES_AT_ONCE: u32 = 32;
+/// Flushes without a pause after one whose pause gathered nothing: being woken up once more was all that it brought. And whoever
+/// waits for each answer before sending the next message must not wait for the pause as well.
+const FLUSHES_AT_ONCE: u32 = 32;
 
 /// Decides when the next flush may start. Times are measured from any fixed point.
 ///
 /// After a flush that took time d the next one starts no sooner than d later: a busy shard spends at
 /// most half of its core on sends, and what arrives meanwhile makes each send larger instead of
-/// making more sends. After a small flush that is hardly a pause, so there is a least one, as long as it makes several
-/// messages share a flush. The budget bounds all pauses, and with it the latency that waiting adds.
+/// making more sends. After a small flush that is hardly a pause, so there is a least one. Pauses are made as long as several
+/// messages share a flush because of them. The budget bounds all pauses, and with it the latency that waiting adds.
 ///
 /// With n shards the members of a room are spread over all of them, and d is an nth of what it would be on one shard. The
 /// pause is 2n - 1 times d, so that each connection is flushed as often as by one shard: otherwise n shards would make n
@@ -30,9 +30,9 @@ pub struct FlushPacer {
     /// The pause as a multiple of the flush before it.
     factor: u32,
     next: Duration,
-    /// Whether the pause before the next flush is one after a small flush.
+    /// Whether the next flush shows if the pause before it was of use.
     gathers: bool,
-    /// Small flushes to come without a least pause.
+    /// Flushes to come without a pause.
     at_once: u32,
 }
 
@@ -58,16 +58,19 @@ impl FlushPacer {
         self.next.saturating_sub(now)
     }
 
-    /// A flush of so many sends, with what so many messages had caused, started at `started` and ended at `ended`.
-    pub fn flushed(&mut self, sends: u64, messages: u64, started: Duration, ended: Duration) {
+    /// A flush of so many sends, with what so many messages had caused, started at `started` and ended at `ended`. `more` says
+    /// that it was full, and others still wait to be sent to.
+    pub fn flushed(&mut self, sends: u64, messages: u64, more: bool, started: Duration, ended: Duration) {
         if self.gathers && messages < 2 {
-            self.at_once = SMALL_FLUSHES_AT_ONCE;
+            self.at_once = FLUSHES_AT_ONCE;
         }
-        self.gathers = sends < SMALL_FLUSH && self.at_once == 0;
+        let pauses = more || self.at_once == 0;
+        // For those who wait any message that comes in the pause is one to share a send with what waits.
+        self.gathers = pauses && !more;
         self.at_once = self.at_once.saturating_sub(1);
-        let least = if self.gathers { SMALL_FLUSH_PAUSE } else { Duration::ZERO };
-        let pause = ended.saturating_sub(started).saturating_mul(self.factor).max(least);
-        self.next = ended + pause.min(self.budget);
+        let least = if sends < SMALL_FLUSH { SMALL_FLUSH_PAUSE } else { Duration::ZERO };
+        let pause = ended.saturating_sub(started).saturating_mul(self.factor).max(least).min(self.budget);
+        self.next = if pauses { ended + pause } else { ended };
     }
 }
 
@@ -87,7 +90,7 @@ mod tests {
     #[test]
     fn the_next_flush_waits_as_long_as_the_last_one_took() {
         let mut pacer = FlushPacer::new(ms(8), 1);
-        pacer.flushed(100, 2, ms(100), ms(103));
+        pacer.flushed(100, 2, false, ms(100), ms(103));
         assert!(!pacer.due(ms(105)));
         assert_eq!(pacer.wait(ms(105)), ms(1));
         assert!(pacer.due(ms(106)));
@@ -99,7 +102,7 @@ mod tests {
             let mut pacer = FlushPacer::new(ms(8), shards);
             let one = Duration::from_micros(4000);
             let own = one / shards as u32;
-            pacer.flushed(100, 2, ms(100), ms(100) + own);
+            pacer.flushed(100, 2, false, ms(100), ms(100) + own);
             assert_eq!(own + pacer.wait(ms(100) + own), 2 * one, "{shards} shards");
         }
     }
@@ -107,13 +110,13 @@ mod tests {
     #[test]
     fn the_budget_bounds_the_wait() {
         let mut pacer = FlushPacer::new(ms(8), 1);
-        pacer.flushed(100, 2, ms(100), ms(150));
+        pacer.flushed(100, 2, false, ms(100), ms(150));
         assert_eq!(pacer.wait(ms(150)), ms(8));
     }
     /// What `pacer` waits after a flush of four sends in 40 µs.
     fn pause_after_small(pacer: &mut FlushPacer, messages: u64) -> Duration {
         let ended = ms(100) + Duration::from_micros(40);
-        pacer.flushed(4, messages, ms(100), ended);
+        pacer.flushed(4, messages, false, ms(100), ended);
         pacer.wait(ended)
     }
 
@@ -131,6 +134,32 @@ mod tests {
         let pauses: Vec<_> = (0..100).map(|_| pause_after_small(&mut pacer, 1)).collect();
         assert_eq!(pauses[0], SMALL_FLUSH_PAUSE);
         assert_eq!(pauses.iter().filter(|pause| **pause == SMALL_FLUSH_PAUSE).count(), 4);
+        assert_eq!(pauses.iter().filter(|pause| pause.is_zero()).count(), 96);
+    }
+
+    #[test]
+    fn large_flushes_do_not_pause_either_where_nothing_gathers() {
+        let mut pacer = FlushPacer::new(ms(8), 1);
+        let mut pause_after = |messages, more| {
+            pacer.flushed(100, messages, more, ms(100), ms(101));
+            pacer.wait(ms(101))
+        };
+        assert_eq!(pause_after(1, false), ms(1), "it may gather something");
+        assert_eq!(pause_after(1, false), ms(0), "it did not");
+        for _ in 1..FLUSHES_AT_ONCE {
+            assert_eq!(pause_after(9, false), ms(0));
+        }
+        assert_eq!(pause_after(9, false), ms(1), "tried again");
+        assert_eq!(pause_after(9, false), ms(1), "it is of use");
+    }
+
+    #[test]
+    fn a_flush_that_leaves_others_waiting_is_followed_by_a_pause_in_any_case() {
+        let mut pacer = FlushPacer::new(ms(8), 1);
+        for _ in 0..100 {
+            pacer.flushed(512, 0, true, ms(100), ms(102));
+            assert_eq!(pacer.wait(ms(102)), ms(2));
+        }
     }
 
     #[test]

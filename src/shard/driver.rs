@@ -337,7 +337,8 @@ impl Driver {
             cells.receive_to_flush_us.observe_many(ended.saturating_sub(read).as_micros() as u64, some);
             messages += some;
         }
-        self.pacer.flushed(sends, messages, started, ended);
+        let more = self.shard.outboxes().is_dirty(ended.as_millis() as u32);
+        self.pacer.flushed(sends, messages, more, started, ended);
     }
 
     /// Notes that a turn which began at `began` has read so many messages of clients.
