@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::{LocalSet, spawn_local};
 use tokio_tungstenite::accept_hdr_async_with_config;
@@ -16,6 +17,9 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 /// Bytes of the buffer that each connection reads into; the default of 128 KiB is all that an idle one would cost.
 const READ_BUFFER: usize = 4096;
 
+/// Connections that may wait for accept(2); the default of 128 is fewer than the generator has under way.
+const BACKLOG: u32 = 4096;
+
 type Rooms = Rc<RefCell<HashMap<String, HashMap<u64, UnboundedSender<Message>>>>>;
 
 fn main() -> std::io::Result<()> {
@@ -25,7 +29,9 @@ fn main() -> std::io::Result<()> {
 }
 
 async fn listen(port: u16) -> std::io::Result<()> {
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::LOCALHOST, port).into())?;
+    let listener = socket.listen(BACKLOG)?;
     let rooms = Rooms::default();
     for number in 0.. {
         let (stream, _) = listener.accept().await?;
