@@ -1,4 +1,4 @@
-//! When to flush: at once on an idle shard, at half of the core's time on a busy one.
+//! When to flush: at once on an idle shard, at about half of the core's time on a busy one.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ const FLUSHES_AT_ONCE: u32 = 32;
 
 /// Decides when the next flush may start. Times are measured from any fixed point.
 ///
-/// After a flush that took time d the next one starts no sooner than d later: a busy shard spends at
-/// most half of its core on sends, and what arrives meanwhile makes each send larger instead of
+/// After a flush that took time d the next one starts no sooner than d later: a busy shard spends about
+/// half of its core on sends, and what arrives meanwhile makes each send larger instead of
 /// making more sends. After a small flush that is hardly a pause, so there is a least one. Pauses are made as long as several
 /// messages share a flush because of them. The budget bounds all pauses, and with it the latency that waiting adds.
 ///
@@ -59,7 +59,7 @@ impl FlushPacer {
     }
 
     /// A flush of so many sends, with what so many messages had caused, started at `started` and ended at `ended`. `more` says
-    /// that it was full, and others still wait to be sent to.
+    /// that others wait to be sent to already.
     pub fn flushed(&mut self, sends: u64, messages: u64, more: bool, started: Duration, ended: Duration) {
         if self.gathers && messages < 2 {
             self.at_once = FLUSHES_AT_ONCE;
