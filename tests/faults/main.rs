@@ -132,6 +132,12 @@ fn hear(client: &mut Client, count: usize) -> Vec<(u64, Value)> {
 /// A room's whole history as an instance gives it: by number, the data.
 #[track_caller]
 fn history(client: &mut Client, room: &str) -> BTreeMap<u64, Value> {
+    history_unless_unavailable(client, room).expect("the history can be read")
+}
+
+/// As [`history`]; nothing when the instance cannot reach it now.
+#[track_caller]
+fn history_unless_unavailable(client: &mut Client, room: &str) -> Option<BTreeMap<u64, Value>> {
     let (mut all, mut since) = (BTreeMap::new(), None::<Value>);
     loop {
         let mut request = json!({"type": "room_history", "roomId": room, "limit": 300});
@@ -139,8 +145,11 @@ fn history(client: &mut Client, room: &str) -> BTreeMap<u64, Value> {
             request["since"] = since.clone();
         }
         let page = client.request(request);
+        if page["code"] == "unavailable" {
+            return None;
+        }
         let got = messages_of(&page);
-        let Some((last, _)) = got.last().cloned() else { return all };
+        let Some((last, _)) = got.last().cloned() else { return Some(all) };
         since = Some(json!({"epoch": page["epoch"], "offset": last}));
         all.extend(got);
     }
