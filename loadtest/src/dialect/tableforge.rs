@@ -22,7 +22,7 @@ impl TableForge {
 
     fn read_join(&mut self, text: &[u8]) -> Incoming {
         // Without a history there is nothing in it but who is there: parsed, it would slow down the generator.
-        if memchr::memmem::find(text, br#""epoch":"#).is_none() {
+        if memchr::memmem::find(text, br#""epoch":"#).is_none() && text.ends_with(b"}") {
             return Incoming::Joined(Standing::default());
         }
         let Ok(joined) = serde_json::from_slice::<Joined>(text) else { return Incoming::Malformed };
@@ -123,8 +123,8 @@ impl Dialect for TableForge {
         out.push(b'}');
     }
 
-    /// What comes often is told by how it begins, since the server writes the type first: parsed, it would slow down the
-    /// generator.
+    /// What comes often is told by how it begins and ends, since the server writes the type first: parsed, it would slow
+    /// down the generator.
     fn read(&mut self, text: &[u8]) -> Incoming {
         if text.starts_with(DELIVERY)
             && let Some(stamp) = self.stamps.find(text)
@@ -134,10 +134,11 @@ impl Dialect for TableForge {
         if text.starts_with(JOINED) {
             return self.read_join(text);
         }
-        if PRESENCE.iter().any(|head| text.starts_with(head)) {
+        let ends = text.ends_with(b"}");
+        if ends && PRESENCE.iter().any(|head| text.starts_with(head)) {
             return Incoming::Presence;
         }
-        if text.starts_with(GREETING) {
+        if ends && text.starts_with(GREETING) {
             return Incoming::Greeting;
         }
         let Ok(message) = serde_json::from_slice::<Control>(text) else { return Incoming::Malformed };
@@ -251,6 +252,11 @@ mod tests {
                 Incoming::Joined(Standing::default()),
             ),
             (r#"{"type":"user_joined_room","roomId":"load-0","userId":"a\"b"}"#, Incoming::Presence),
+            (r#"{"type":"user_left_room","roomId":"load-0","userId":"a\"b"}"#, Incoming::Presence),
+            (
+                r#"{"type":"room_message","roomId":"load-0","senderId":"u","timestamp":5,"data":"not ours"}"#,
+                Incoming::Notice("room_message".into()),
+            ),
             (
                 r#"{"type":"error","code":"rate_limited","message":"slow down"}"#,
                 Incoming::Refused { code: "rate_limited".into(), acknowledged: false },
@@ -268,6 +274,11 @@ mod tests {
                 Incoming::Notice("cluster_status degraded".into()),
             ),
             (r#"{"type":"message_ack"}"#, Incoming::Malformed),
+            (r#"{"type":"connection_established","socketId":"a","pro"#, Incoming::Malformed),
+            (r#"{"type":"room_joined","roomId":"load-0","memberC"#, Incoming::Malformed),
+            (r#"{"type":"user_joined_room","roomId":"load-0","us"#, Incoming::Malformed),
+            (r#"{"type":"user_left_room","roomId":"load-0","us"#, Incoming::Malformed),
+            (r#"{"type":"room_message","roomId":"load-0","sen"#, Incoming::Malformed),
             ("hello", Incoming::Malformed),
         ];
         for (text, meaning) in cases {

@@ -32,6 +32,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// What was measured.
 struct Figures {
+    /// Connections under way at once.
+    in_flight: usize,
     connect: ConnectFigures,
     /// Clients that left.
     left: u64,
@@ -70,7 +72,7 @@ pub fn run(arguments: &StormArguments) -> Result<Report, String> {
 }
 
 fn measure(arguments: &StormArguments, plan: crate::plan::Plan) -> Result<Figures, String> {
-    let (common, threads) = (&arguments.common, plan.workers);
+    let (common, threads, in_flight) = (&arguments.common, plan.workers, plan.handshakes);
     let (server_before, own_before) = (CpuReading::take(&common.pid)?, process::own_cpu());
     let fleet = Fleet::start(plan)?;
     let control = fleet.control().clone();
@@ -114,6 +116,7 @@ fn measure(arguments: &StormArguments, plan: crate::plan::Plan) -> Result<Figure
     let tally = fleet.finish()?;
     let since_origin = |time_us: u64| time_us.saturating_sub(origin_us) as f64 / 1e6;
     Ok(Figures {
+        in_flight,
         connect,
         left,
         back_seconds,
@@ -206,7 +209,7 @@ fn json(arguments: &StormArguments, figures: &Figures) -> serde_json::Value {
         "servers": arguments.common.url.len(),
         "connections": arguments.common.connections,
         "room_size": arguments.common.room_size,
-        "in_flight": arguments.common.in_flight.unwrap_or(IN_FLIGHT),
+        "in_flight": figures.in_flight,
         "connect_rate": arguments.common.connect_rate,
         "missed_messages": arguments.missed,
         "away_seconds": arguments.away.as_secs_f64(),
