@@ -36,6 +36,21 @@ pub struct FlushPacer {
     at_once: u32,
 }
 
+/// What a flush was.
+#[derive(Clone, Copy, Debug)]
+pub struct Flush {
+    /// When it began, on the pacer's clock.
+    pub started: Duration,
+    /// When it had been handed to the kernel.
+    pub ended: Duration,
+    /// Connections sent to.
+    pub sends: u64,
+    /// Messages that had caused what was sent.
+    pub messages: u64,
+    /// Whether others wait to be sent to already.
+    pub more: bool,
+}
+
 impl FlushPacer {
     /// A pacer for one of `shards` shards that lets messages wait at most `budget` for others.
     pub fn new(budget: Duration, shards: usize) -> Self {
@@ -58,9 +73,9 @@ impl FlushPacer {
         self.next.saturating_sub(now)
     }
 
-    /// A flush of so many sends, with what so many messages had caused, started at `started` and ended at `ended`. `more` says
-    /// that others wait to be sent to already.
-    pub fn flushed(&mut self, sends: u64, messages: u64, more: bool, started: Duration, ended: Duration) {
+    /// That flush has been made.
+    pub fn flushed(&mut self, flush: Flush) {
+        let Flush { started, ended, sends, messages, more } = flush;
         if self.gathers && messages < 2 {
             self.at_once = FLUSHES_AT_ONCE;
         }
@@ -82,6 +97,15 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    /// A large flush that several messages share.
+    const LARGE: Flush = Flush {
+        started: Duration::from_millis(100),
+        ended: Duration::from_millis(103),
+        sends: 100,
+        messages: 2,
+        more: false,
+    };
+
     #[test]
     fn an_idle_shard_flushes_at_once() {
         assert!(FlushPacer::new(ms(8), 1).due(ms(0)));
@@ -90,7 +114,7 @@ mod tests {
     #[test]
     fn the_next_flush_waits_as_long_as_the_last_one_took() {
         let mut pacer = FlushPacer::new(ms(8), 1);
-        pacer.flushed(100, 2, false, ms(100), ms(103));
+        pacer.flushed(LARGE);
         assert!(!pacer.due(ms(105)));
         assert_eq!(pacer.wait(ms(105)), ms(1));
         assert!(pacer.due(ms(106)));
@@ -102,21 +126,23 @@ mod tests {
             let mut pacer = FlushPacer::new(ms(8), shards);
             let one = Duration::from_micros(4000);
             let own = one / shards as u32;
-            pacer.flushed(100, 2, false, ms(100), ms(100) + own);
-            assert_eq!(own + pacer.wait(ms(100) + own), 2 * one, "{shards} shards");
+            let flush = Flush { ended: LARGE.started + own, ..LARGE };
+            pacer.flushed(flush);
+            assert_eq!(own + pacer.wait(flush.ended), 2 * one, "{shards} shards");
         }
     }
 
     #[test]
     fn the_budget_bounds_the_wait() {
         let mut pacer = FlushPacer::new(ms(8), 1);
-        pacer.flushed(100, 2, false, ms(100), ms(150));
+        pacer.flushed(Flush { ended: ms(150), ..LARGE });
         assert_eq!(pacer.wait(ms(150)), ms(8));
     }
+
     /// What `pacer` waits after a flush of four sends in 40 µs.
     fn pause_after_small(pacer: &mut FlushPacer, messages: u64) -> Duration {
-        let ended = ms(100) + Duration::from_micros(40);
-        pacer.flushed(4, messages, false, ms(100), ended);
+        let ended = LARGE.started + Duration::from_micros(40);
+        pacer.flushed(Flush { ended, sends: 4, messages, ..LARGE });
         pacer.wait(ended)
     }
 
@@ -140,25 +166,25 @@ mod tests {
     #[test]
     fn large_flushes_do_not_pause_either_where_nothing_gathers() {
         let mut pacer = FlushPacer::new(ms(8), 1);
-        let mut pause_after = |messages, more| {
-            pacer.flushed(100, messages, more, ms(100), ms(101));
-            pacer.wait(ms(101))
+        let mut pause_after = |messages| {
+            pacer.flushed(Flush { messages, ..LARGE });
+            pacer.wait(LARGE.ended)
         };
-        assert_eq!(pause_after(1, false), ms(1), "it may gather something");
-        assert_eq!(pause_after(1, false), ms(0), "it did not");
+        assert_eq!(pause_after(1), ms(3), "it may gather something");
+        assert_eq!(pause_after(1), ms(0), "it did not");
         for _ in 1..FLUSHES_AT_ONCE {
-            assert_eq!(pause_after(9, false), ms(0));
+            assert_eq!(pause_after(9), ms(0));
         }
-        assert_eq!(pause_after(9, false), ms(1), "tried again");
-        assert_eq!(pause_after(9, false), ms(1), "it is of use");
+        assert_eq!(pause_after(9), ms(3), "tried again");
+        assert_eq!(pause_after(9), ms(3), "it is of use");
     }
 
     #[test]
     fn a_flush_that_leaves_others_waiting_is_followed_by_a_pause_in_any_case() {
         let mut pacer = FlushPacer::new(ms(8), 1);
         for _ in 0..100 {
-            pacer.flushed(512, 0, true, ms(100), ms(102));
-            assert_eq!(pacer.wait(ms(102)), ms(2));
+            pacer.flushed(Flush { messages: 0, more: true, ..LARGE });
+            assert_eq!(pacer.wait(LARGE.ended), ms(3));
         }
     }
 

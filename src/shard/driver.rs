@@ -17,7 +17,7 @@ use crate::logging;
 use crate::metrics::ShardCells;
 use crate::ring::{Completion, Ring, RingSettings};
 use crate::room::fanout::CROWD;
-use crate::send::flush::FlushPacer;
+use crate::send::flush::{Flush, FlushPacer};
 
 /// Completions handled in one turn: bounds the turn, and with it the time until others get theirs.
 const COMPLETIONS_PER_TURN: usize = 1024;
@@ -338,7 +338,7 @@ impl Driver {
             messages += some;
         }
         let more = self.shard.outboxes().is_dirty(ended.as_millis() as u32);
-        self.pacer.flushed(sends, messages, more, started, ended);
+        self.pacer.flushed(Flush { started, ended, sends, messages, more });
     }
 
     /// Notes that a turn which began at `began` has read so many messages of clients.
