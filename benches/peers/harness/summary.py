@@ -63,10 +63,10 @@ class Comparison:
         """All figures of one peer in one scenario."""
         return self._figures.get(scenario, {}).get(peer, {})
 
-    def ratio(self, scenario, name, peers, peer="tableforge", highest=False):
-        """A figure of TableForge as a multiple of the best one among `peers`."""
+    def ratio(self, scenario, name, peers, peer="tableforge", highest=False, beside=None):
+        """A figure of TableForge as a multiple of the best one among `peers`, which is that of the scenario `beside`."""
         own = self.of(scenario, peer).get(name)
-        values = [self.of(scenario, other).get(name) for other in peers]
+        values = [self.of(beside or scenario, other).get(name) for other in peers]
         known = [value for value in values if value is not None]
         best = (max if highest else min)(known) if known else None
         return own / best if own is not None and best else None
@@ -90,8 +90,8 @@ def targets(figures):
         ratio = compare.ratio("highest", "highest_rate", peers, highest=True)
         return Target("highest", "highest rate", demand, ratio, limit, True)
 
-    def on_redis(scenario, title, demand, limit):
-        ratio = compare.ratio(scenario, redis, SOCKET_IO_ADAPTERS, cluster)
+    def on_redis(scenario, title, demand, limit, beside=None):
+        ratio = compare.ratio(scenario, redis, SOCKET_IO_ADAPTERS, cluster, beside=beside)
         return Target(scenario, f"{title}: Redis CPU per message", demand, ratio, limit, peer=cluster)
 
     def own(scenario, measure, demand, name, limit, peer="tableforge"):
@@ -121,6 +121,8 @@ def targets(figures):
         Target("shards", "2 shards to 1: CPU per delivery", "≤ 1.15", shards, 1.15, peer="tableforge-2-shards"),
         on_redis("two-instances-3k", at_3k, "≤ 0.2 of Socket.IO", 0.2),
         on_redis("two-instances-20k", at_20k, "≤ 0.05 of Socket.IO", 0.05),
+        # At 20,000 messages per second Socket.IO falls behind and loses some, and what it sends late it sends together.
+        on_redis("two-instances-20k", at_20k, "≤ 0.05 of Socket.IO at 3,000", 0.05, "two-instances-3k"),
         own("two-instances-20k", f"{at_20k}: p99", "≤ 20 ms", "p99_ms", 20, cluster),
         Target("two-instances-20k", f"{at_20k}: bytes to Redis", "≤ 0.33 of the JSON", in_json, 1 / 3, peer=cluster),
         own("huge-room", "small rooms beside one of 10,000: p99", "≤ 25 ms", "p99_ms", 25),
