@@ -64,7 +64,7 @@ class Comparison:
         return self._figures.get(scenario, {}).get(peer, {})
 
     def ratio(self, scenario, name, peers, peer="tableforge", highest=False, beside=None):
-        """A figure of TableForge as a multiple of the best one among `peers`, which is that of the scenario `beside`."""
+        """A figure of TableForge as a multiple of the best one among `peers`, theirs in the scenario `beside` if given."""
         own = self.of(scenario, peer).get(name)
         values = [self.of(beside or scenario, other).get(name) for other in peers]
         known = [value for value in values if value is not None]
