@@ -5,7 +5,7 @@ use std::hint::black_box;
 use bytes::Bytes;
 use tableforge::ring::SendBatch;
 use tableforge::room::fanout::{SliceMember, fan_out};
-use tableforge::send::outbox::Outboxes;
+use tableforge::send::outbox::{Outboxes, Outgoing};
 
 use super::command::room_event;
 use super::{Entry, Operation, json_object};
@@ -100,8 +100,10 @@ impl Queued {
     }
 
     fn fan_out(&mut self) {
-        for members in &self.rooms {
-            let frame = black_box(&self.frame);
+        for (room, members) in self.rooms.iter().enumerate() {
+            let stretch =
+                self.outboxes.log(room as u32, black_box(&self.frame)).expect("it is a small frame");
+            let frame = Outgoing::Logged(&stretch);
             black_box(fan_out(members, None, |member| self.outboxes.push(member.slot, frame)));
         }
     }

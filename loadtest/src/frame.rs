@@ -51,6 +51,28 @@ pub enum FrameError {
 /// # Errors
 /// The stream is not one that a server may send; nothing after it can be read.
 pub fn parse(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, FrameError> {
+    match whole_text(bytes) {
+        Some(found) => Ok(Some(found)),
+        None => parse_any(bytes),
+    }
+}
+
+/// The first frame of `bytes`, if it is complete and what servers send most, which this tells fast: a whole text message of
+/// less than 64 KiB, not compressed.
+#[inline]
+fn whole_text(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
+    /// FIN and the opcode of text; section 5.2.
+    const WHOLE_TEXT: u8 = 0x81;
+    let (start, length) = match *bytes {
+        [WHOLE_TEXT, 126, high, low, ..] => (4, usize::from(u16::from_be_bytes([high, low]))),
+        [WHOLE_TEXT, length @ 0..126, ..] => (2, usize::from(length)),
+        _ => return None,
+    };
+    let payload = bytes.get(start..start + length)?;
+    Some((Frame { opcode: TEXT, is_final: true, is_compressed: false, payload }, start + length))
+}
+
+fn parse_any(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, FrameError> {
     let mut cursor = Cursor::new(bytes);
     let (header, length) = match FrameHeader::parse(&mut cursor) {
         Ok(Some(found)) => found,
@@ -90,9 +112,10 @@ pub fn write_marked(opcode: OpCode, compressed: bool, payload: &[u8], mask: [u8;
     header.format(payload.len() as u64, out).expect("writing to a Vec cannot fail");
     let start = out.len();
     out.extend_from_slice(payload);
-    for four in out[start..].chunks_mut(4) {
-        four.iter_mut().zip(mask).for_each(|(byte, key)| *byte ^= key);
-    }
+    let (words, rest) = out[start..].as_chunks_mut::<4>();
+    let key = u32::from_ne_bytes(mask);
+    words.iter_mut().for_each(|word| *word = (u32::from_ne_bytes(*word) ^ key).to_ne_bytes());
+    rest.iter_mut().zip(mask).for_each(|(byte, key)| *byte ^= key);
 }
 
 /// The opcode of a text message.
@@ -156,6 +179,21 @@ mod tests {
         }
         let single: Vec<&[u8]> = stream.chunks(1).collect();
         assert_eq!(read_all(&single), whole);
+    }
+
+    #[test]
+    fn what_is_told_fast_is_told_right() {
+        for length in [0, 1, 125, 126, 127, 65_535] {
+            let stream = [server_frame(0x81, &vec![b'x'; length]), vec![0x81]].concat();
+            let (frame, used) = whole_text(&stream).unwrap();
+            assert_eq!(parse_any(&stream), Ok(Some((frame, used))), "{length}");
+            assert_eq!(whole_text(&stream[..used - 1]), None, "not complete");
+        }
+        for other in
+            [&[0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0][..], &[0x81, 0x80], &[0x01, 0], &[0xc1, 0], &[0x81]]
+        {
+            assert_eq!(whole_text(other), None);
+        }
     }
 
     #[test]

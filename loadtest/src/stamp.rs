@@ -90,12 +90,14 @@ impl StampReader {
 
 /// The decimal number that `bytes` begin with, and what follows it.
 fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    if !(1..=19).contains(&digits) {
-        return None;
+    /// Digits that every u64 has room for.
+    const MOST_DIGITS: usize = 19;
+    let (mut value, mut digits) = (0_u64, 0);
+    while let Some(byte) = bytes.get(digits).filter(|byte| byte.is_ascii_digit()) {
+        value = value.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
+        digits += 1;
     }
-    let value = bytes[..digits].iter().fold(0, |value, byte| value * 10 + u64::from(byte - b'0'));
-    Some((value, &bytes[digits..]))
+    (1..=MOST_DIGITS).contains(&digits).then(|| (value, &bytes[digits..]))
 }
 
 #[cfg(test)]
@@ -131,6 +133,7 @@ mod tests {
         assert_eq!(reader.find(br#"{"s":1,"n":,"t":2}"#), None);
         assert_eq!(reader.find(br#"{"s":1,"n":2"#), None);
         assert_eq!(reader.find(br#"{"s":99999999999999999999,"n":1,"t":2}"#), None);
+        assert_eq!(reader.find(br#"{"s":1,"n":1,"t":18446744073709551618}"#), None, "2^64 + 2");
     }
 
     #[test]

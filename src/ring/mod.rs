@@ -14,9 +14,12 @@
 //!    it has completed; a completion whose generation is not the slot's is dropped.
 //! 4. **A ring that is dropped stops first.** Everything in flight is cancelled and reaped; if the
 //!    kernel does not give an operation back, its memory is leaked rather than freed.
+//!
+//! And what a [`Stretch`] of a [`FrameLog`] covers does not change, which the tests in `frame_log.rs` are about.
 
 mod buffers;
 mod connections;
+mod frame_log;
 mod listener;
 mod ring_queue;
 mod send_batch;
@@ -25,5 +28,6 @@ mod tests;
 
 pub use buffers::Filled;
 pub use connections::Key;
+pub use frame_log::{FrameLog, Stretch};
 pub use ring_queue::{Completion, Ring, RingSettings};
 pub use send_batch::{COPY_UP_TO, Segment, SendBatch};

@@ -2,11 +2,15 @@
 
 use bytes::Bytes;
 
+use super::frame_log::Stretch;
+
 /// A piece of outgoing bytes.
 #[derive(Debug)]
 pub enum Segment {
     /// An encoded frame that many connections share.
     Shared(Bytes),
+    /// Frames in a row that many connections share.
+    Logged(Stretch),
     /// Frames copied one behind the other for this connection.
     Copied(Vec<u8>),
 }
@@ -16,6 +20,7 @@ impl Segment {
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Self::Shared(bytes) => bytes,
+            Self::Logged(stretch) => stretch.as_slice(),
             Self::Copied(bytes) => bytes,
         }
     }
@@ -69,6 +74,23 @@ impl SendBatch {
         self.segments.push(segment);
     }
 
+    /// Adds a stretch by having the last segment cover it too, if it follows that in the same log. Returns whether it does.
+    #[inline]
+    pub fn lengthen(&mut self, stretch: &Stretch) -> bool {
+        let Some(Segment::Logged(last)) = self.segments.last_mut() else { return false };
+        let lengthened = last.lengthen(stretch);
+        if lengthened {
+            self.bytes += stretch.len();
+        }
+        lengthened
+    }
+
+    /// Bytes of the last segment.
+    #[inline]
+    pub fn last_bytes(&self) -> usize {
+        self.segments.last().map_or(0, |last| last.as_slice().len())
+    }
+
     /// Adds `bytes` by copying them behind the last segment, which becomes a copied one if it is a
     /// small shared one; `chunk` provides memory for that or for a new segment.
     #[inline]
@@ -77,7 +99,7 @@ impl SendBatch {
         let full = self.segments.len() == Self::SEGMENTS;
         match self.segments.last_mut() {
             Some(Segment::Copied(last)) => last.extend_from_slice(bytes),
-            Some(last @ Segment::Shared(_)) if full || last.as_slice().len() <= COPY_UP_TO => {
+            Some(last) if full || last.as_slice().len() <= COPY_UP_TO => {
                 let mut copied = chunk();
                 copied.extend_from_slice(last.as_slice());
                 copied.extend_from_slice(bytes);

@@ -4,38 +4,9 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::ring::{COPY_UP_TO, Segment, SendBatch};
-
-/// Things kept for the next turn rather than freed, so that a busy shard does not allocate for each
-/// receiver. What a whole period did not need is freed at its end, so that a burst's memory does not stay.
-#[derive(Debug)]
-struct Pool<T> {
-    spare: Vec<T>,
-    /// The fewest there were in this period.
-    fewest: usize,
-}
-
-impl<T> Pool<T> {
-    const fn new() -> Self {
-        Self { spare: Vec::new(), fewest: 0 }
-    }
-
-    fn take(&mut self) -> Option<T> {
-        let taken = self.spare.pop();
-        self.fewest = self.fewest.min(self.spare.len());
-        taken
-    }
-
-    fn put(&mut self, item: T) {
-        self.spare.push(item);
-    }
-
-    fn end_period(&mut self) {
-        self.spare.truncate(self.spare.len() - self.fewest);
-        self.spare.shrink_to(2 * self.spare.len());
-        self.fewest = self.spare.len();
-    }
-}
+use super::pool::Pool;
+use super::room_logs::RoomLogs;
+use crate::ring::{COPY_UP_TO, Segment, SendBatch, Stretch};
 
 /// Bytes of a chunk that is worth keeping.
 const POOLED_CHUNK_BYTES: usize = 64 * 1024;
@@ -46,6 +17,48 @@ const CHUNK_BYTES: usize = 1024;
 /// Milliseconds between two releases of frames that are in no hurry: short for a person, long enough to gather what a
 /// storm of joins tells each member.
 pub const PATIENCE_MS: u32 = 10;
+
+/// A frame to be put into outboxes.
+#[derive(Clone, Copy, Debug)]
+pub enum Outgoing<'a> {
+    /// One by itself.
+    Alone(&'a Bytes),
+    /// One behind others of its room, as [`Outboxes::log`] gives it.
+    Logged(&'a Stretch),
+}
+
+impl<'a> From<&'a Bytes> for Outgoing<'a> {
+    #[inline]
+    fn from(frame: &'a Bytes) -> Self {
+        Self::Alone(frame)
+    }
+}
+
+impl Outgoing<'_> {
+    #[inline]
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Alone(frame) => frame,
+            Self::Logged(stretch) => stretch.as_slice(),
+        }
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        match self {
+            Self::Alone(frame) => frame.len(),
+            Self::Logged(stretch) => stretch.len(),
+        }
+    }
+
+    #[inline]
+    fn to_segment(self) -> Segment {
+        match self {
+            Self::Alone(frame) => Segment::Shared(frame.clone()),
+            Self::Logged(stretch) => Segment::Logged(stretch.clone()),
+        }
+    }
+}
 
 /// One connection's outgoing bytes. 24 bytes when nothing waits.
 #[derive(Debug, Default)]
@@ -68,6 +81,16 @@ const _: () = assert!(size_of::<Outbox>() <= 24, "there is one per connection");
 /// Bytes in which room beyond the limit is counted.
 const SPARE_UNIT: usize = 64 * 1024;
 
+/// Whether `batch` is to refer to `frame`, which it holds next, rather than have a copy of it: where that saves copying so much that
+/// an address more is worth its cost.
+#[inline]
+fn refers(batch: &SendBatch, frame: Outgoing<'_>) -> bool {
+    // What comes next in the same log is likely to follow in the same stretch.
+    let is_worth_it =
+        frame.len() > COPY_UP_TO || (matches!(frame, Outgoing::Logged(_)) && batch.last_bytes() > COPY_UP_TO);
+    batch.is_empty() || (is_worth_it && batch.len() < SendBatch::SEGMENTS)
+}
+
 /// The outboxes of one shard, by connection slot.
 #[derive(Debug)]
 pub struct Outboxes {
@@ -84,6 +107,7 @@ pub struct Outboxes {
     /// Boxed, because the ring keeps a batch where it is while the kernel reads it.
     batches: Pool<Box<SendBatch>>,
     chunks: Pool<Vec<u8>>,
+    logs: RoomLogs,
     limit: usize,
 }
 
@@ -99,6 +123,7 @@ impl Outboxes {
             overflowed: Vec::new(),
             batches: Pool::new(),
             chunks: Pool::new(),
+            logs: RoomLogs::new(),
             limit,
         }
     }
@@ -130,11 +155,18 @@ impl Outboxes {
         }
     }
 
+    /// Puts a frame into the log called `number`, for outboxes to refer to it there: those that get one such frame after the
+    /// other need no copies. Nothing if it is too large for that.
+    pub fn log(&mut self, number: u32, frame: &[u8]) -> Option<Stretch> {
+        // For benches/choices: what a log holds is shared.
+        if cfg!(feature = "frame-for-each") { None } else { self.logs.append(number, frame) }
+    }
+
     /// Adds a frame that other connections may share. One that does not fit closes the outbox and
     /// puts the slot on the list of [`Self::take_overflowed`].
     #[inline]
-    pub fn push(&mut self, slot: u32, frame: &Bytes) {
-        if let Some(outbox) = self.put(slot, frame)
+    pub fn push<'a>(&mut self, slot: u32, frame: impl Into<Outgoing<'a>>) {
+        if let Some(outbox) = self.put(slot, frame.into())
             && !std::mem::replace(&mut outbox.dirty, true)
         {
             self.dirty.push(slot);
@@ -144,8 +176,8 @@ impl Outboxes {
     /// As [`Self::push`], for one of so many receivers that a flush cannot serve them all: they are served behind those
     /// of smaller rooms, as [`Self::flush`] has it.
     #[inline]
-    pub fn push_in_bulk(&mut self, slot: u32, frame: &Bytes) {
-        if let Some(outbox) = self.put(slot, frame)
+    pub fn push_in_bulk<'a>(&mut self, slot: u32, frame: impl Into<Outgoing<'a>>) {
+        if let Some(outbox) = self.put(slot, frame.into())
             && !std::mem::replace(&mut outbox.dirty, true)
         {
             self.late.push_back(slot);
@@ -155,7 +187,7 @@ impl Outboxes {
     /// As [`Self::push`], for what is in no hurry: it goes out with the next frame that is, or within [`PATIENCE_MS`],
     /// so that many of them share a send. At once where none has gone out for as long.
     pub fn push_patiently(&mut self, slot: u32, frame: &Bytes) {
-        if let Some(outbox) = self.put(slot, frame)
+        if let Some(outbox) = self.put(slot, frame.into())
             && !outbox.dirty
             && !std::mem::replace(&mut outbox.patient, true)
         {
@@ -165,13 +197,15 @@ impl Outboxes {
 
     /// Puts a frame into the slot's batch, if that takes it.
     #[inline]
-    fn put(&mut self, slot: u32, frame: &Bytes) -> Option<&mut Outbox> {
+    fn put(&mut self, slot: u32, frame: Outgoing<'_>) -> Option<&mut Outbox> {
         let outbox = self.boxes.get_mut(slot as usize)?;
         if !outbox.open {
             return None;
         }
         #[cfg(feature = "frame-for-each")]
-        let frame = &Bytes::copy_from_slice(frame);
+        let own = Bytes::copy_from_slice(frame.as_slice());
+        #[cfg(feature = "frame-for-each")]
+        let frame = Outgoing::Alone(&own);
         let batch = outbox.queue.get_or_insert_with(|| self.batches.take().unwrap_or_default());
         let limit = self.limit + usize::from(outbox.spare) * SPARE_UNIT;
         if batch.bytes() + outbox.in_flight as usize + frame.len() > limit {
@@ -179,11 +213,14 @@ impl Outboxes {
             self.overflowed.push(slot);
             return None;
         }
-        if batch.is_empty() || (frame.len() > COPY_UP_TO && batch.len() < SendBatch::SEGMENTS) {
-            batch.push(Segment::Shared(frame.clone()));
-        } else {
-            let chunks = &mut self.chunks;
-            batch.push_copied(frame, || chunks.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES)));
+        match frame {
+            Outgoing::Logged(stretch) if batch.lengthen(stretch) => {}
+            _ if refers(batch, frame) => batch.push(frame.to_segment()),
+            _ => {
+                let chunks = &mut self.chunks;
+                let chunk = || chunks.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES));
+                batch.push_copied(frame.as_slice(), chunk);
+            }
         }
         Some(outbox)
     }
@@ -294,6 +331,7 @@ impl Outboxes {
         }
         self.late.extend(dirty.drain(..).skip(new));
         self.dirty = dirty;
+        self.logs.end_flush();
     }
 
     #[inline]
@@ -355,15 +393,18 @@ impl Outboxes {
     pub fn trim(&mut self) {
         self.batches.end_period();
         self.chunks.end_period();
+        self.logs.trim();
     }
 
     fn recycle(&mut self, mut batch: Box<SendBatch>) {
         for segment in batch.drain() {
-            if let Segment::Copied(mut chunk) = segment
-                && chunk.capacity() <= POOLED_CHUNK_BYTES
-            {
-                chunk.clear();
-                self.chunks.put(chunk);
+            match segment {
+                Segment::Copied(mut chunk) if chunk.capacity() <= POOLED_CHUNK_BYTES => {
+                    chunk.clear();
+                    self.chunks.put(chunk);
+                }
+                Segment::Logged(stretch) => self.logs.put_back(stretch),
+                Segment::Copied(_) | Segment::Shared(_) => {}
             }
         }
         self.batches.put(batch);
@@ -371,199 +412,4 @@ impl Outboxes {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn outboxes(limit: usize) -> Outboxes {
-        let mut outboxes = Outboxes::new(limit);
-        outboxes.open(0);
-        outboxes.open(1);
-        outboxes
-    }
-
-    fn flushed(outboxes: &mut Outboxes) -> Vec<(u32, Vec<u8>, Box<SendBatch>)> {
-        let mut sends = Vec::new();
-        outboxes.flush(0, usize::MAX, |slot, mut batch| {
-            let segments: Vec<_> = batch.drain().collect();
-            let bytes = segments.iter().flat_map(|segment| segment.as_slice().to_vec()).collect();
-            segments.into_iter().for_each(|segment| batch.push(segment));
-            sends.push((slot, bytes, batch));
-            Ok(())
-        });
-        sends
-    }
-
-    #[test]
-    fn a_connection_gets_one_batch_per_flush_in_order() {
-        let mut outboxes = outboxes(10_000);
-        let large = Bytes::from(vec![b'L'; COPY_UP_TO + 1]);
-        for frame in [&Bytes::from_static(b"a"), &Bytes::from_static(b"b"), &large, &Bytes::from_static(b"c")]
-        {
-            outboxes.push(0, frame);
-        }
-        outboxes.push(1, &Bytes::from_static(b"z"));
-        let sends = flushed(&mut outboxes);
-        let expected = [b"ab".as_slice(), &large, b"c"].concat();
-        assert_eq!(
-            sends.iter().map(|(slot, bytes, _)| (*slot, bytes)).collect::<Vec<_>>(),
-            [(0, &expected), (1, &b"z".to_vec())]
-        );
-        assert!(!outboxes.is_dirty(0));
-    }
-
-    #[test]
-    fn a_replay_may_be_beyond_the_limit_until_it_is_taken() {
-        let mut outboxes = outboxes(200_000);
-        let bytes = |count: usize| Bytes::from(vec![b'x'; count]);
-        outboxes.push_replay(0, &bytes(350_000));
-        outboxes.push(0, &bytes(100_000));
-        assert!(outboxes.take_overflowed().is_empty(), "half an outbox of what is new fits behind it");
-        for (slot, _, batch) in flushed(&mut outboxes) {
-            outboxes.sent(slot, batch);
-        }
-        outboxes.push(0, &bytes(200_001));
-        assert_eq!(outboxes.take_overflowed(), [0], "afterwards the limit holds as before");
-    }
-
-    #[test]
-    fn a_flush_serves_newcomers_first_and_keeps_half_for_those_who_wait() {
-        let mut outboxes = Outboxes::new(100);
-        (0..12).for_each(|slot| outboxes.open(slot));
-        let mark = |outboxes: &mut Outboxes, slots: std::ops::Range<u32>| {
-            slots.for_each(|slot| outboxes.push(slot, &Bytes::from_static(b"x")));
-        };
-        let flush = |outboxes: &mut Outboxes| {
-            let mut slots = Vec::new();
-            outboxes.flush(0, 4, |slot, batch| {
-                slots.push(slot);
-                drop(batch);
-                Ok(())
-            });
-            slots
-        };
-        mark(&mut outboxes, 0..8);
-        assert_eq!(flush(&mut outboxes), [0, 1, 2, 3]);
-        mark(&mut outboxes, 8..9);
-        assert_eq!(flush(&mut outboxes), [8, 4, 5, 6]);
-        mark(&mut outboxes, 9..12);
-        assert_eq!(flush(&mut outboxes), [9, 10, 11, 7]);
-        assert!(!outboxes.is_dirty(0));
-    }
-
-    #[test]
-    fn newcomers_without_end_do_not_starve_those_who_wait() {
-        let mut outboxes = Outboxes::new(100);
-        (0..80).for_each(|slot| outboxes.open(slot));
-        let mut served = Vec::new();
-        for round in 0..10 {
-            // Twice what a flush takes, each time.
-            (round * 8..round * 8 + 8).for_each(|slot| outboxes.push(slot, &Bytes::from_static(b"x")));
-            outboxes.flush(0, 4, |slot, _| {
-                served.push(slot);
-                Ok(())
-            });
-        }
-        let late: Vec<u32> = served.iter().copied().filter(|slot| slot % 8 >= 4).collect();
-        assert_eq!(served.len(), 40);
-        assert_eq!(late[..4], [4, 5, 6, 7], "the oldest first");
-    }
-
-    #[test]
-    fn a_room_too_large_for_one_flush_waits_behind_others() {
-        let mut outboxes = Outboxes::new(100);
-        (0..20).for_each(|slot| outboxes.open(slot));
-        (0..16).for_each(|slot| outboxes.push_in_bulk(slot, &Bytes::from_static(b"x")));
-        (16..18).for_each(|slot| outboxes.push(slot, &Bytes::from_static(b"x")));
-        assert!(outboxes.is_dirty(0));
-        let mut slots = Vec::new();
-        outboxes.flush(0, 4, |slot, _| {
-            slots.push(slot);
-            Ok(())
-        });
-        assert_eq!(slots, [16, 17, 0, 1]);
-    }
-
-    #[test]
-    fn what_is_in_no_hurry_gathers_or_goes_with_what_is() {
-        let mut outboxes = outboxes(100);
-        let sends = |outboxes: &mut Outboxes, now| {
-            let mut sends = Vec::new();
-            let dirty = outboxes.is_dirty(now);
-            outboxes.flush(now, usize::MAX, |slot, batch| {
-                sends.push((slot, batch.bytes()));
-                Err(batch)
-            });
-            assert_eq!(dirty, !sends.is_empty());
-            sends
-        };
-        let push = |outboxes: &mut Outboxes, slot| outboxes.push_patiently(slot, &Bytes::from_static(b"x"));
-        push(&mut outboxes, 0);
-        assert_eq!(sends(&mut outboxes, 100), [(0, 1)], "none has gone out for long");
-        push(&mut outboxes, 0);
-        push(&mut outboxes, 0);
-        push(&mut outboxes, 1);
-        assert_eq!(outboxes.patience(101), Some(PATIENCE_MS - 1));
-        assert_eq!(sends(&mut outboxes, 101), []);
-        outboxes.push(1, &Bytes::from_static(b"now"));
-        assert_eq!(sends(&mut outboxes, 102), [(1, 4)], "in the order of the pushes, in one send");
-        assert_eq!(sends(&mut outboxes, 100 + PATIENCE_MS), [(0, 2)]);
-        assert_eq!(outboxes.patience(200), None);
-    }
-
-    #[test]
-    fn what_comes_while_a_batch_is_under_way_follows_it() {
-        let mut outboxes = outboxes(100);
-        outboxes.push(0, &Bytes::from_static(b"first"));
-        let (_, _, batch) = flushed(&mut outboxes).remove(0);
-        outboxes.push(0, &Bytes::from_static(b"second"));
-        assert!(flushed(&mut outboxes).is_empty());
-        outboxes.sent(0, batch);
-        assert_eq!(flushed(&mut outboxes)[0].1, b"second");
-    }
-
-    #[test]
-    fn overflow_counts_what_waits_and_what_is_under_way_and_is_told_once() {
-        let mut outboxes = outboxes(10);
-        outboxes.push(0, &Bytes::from_static(b"123456"));
-        let (_, _, batch) = flushed(&mut outboxes).remove(0);
-        outboxes.push(0, &Bytes::from_static(b"1234"));
-        assert!(outboxes.take_overflowed().is_empty());
-        outboxes.push(0, &Bytes::from_static(b"5"));
-        outboxes.push(0, &Bytes::from_static(b"6"));
-        assert_eq!(outboxes.take_overflowed(), [0]);
-        outboxes.sent(0, batch);
-        assert_eq!(flushed(&mut outboxes)[0].1, b"1234", "what was accepted is still sent");
-    }
-
-    #[test]
-    fn the_last_frame_goes_out_over_the_bound_and_nothing_after_it() {
-        let mut outboxes = outboxes(4);
-        outboxes.push(0, &Bytes::from_static(b"1234"));
-        outboxes.finish(0, &Bytes::from_static(b"bye"), true);
-        outboxes.push(0, &Bytes::from_static(b"x"));
-        assert_eq!(flushed(&mut outboxes)[0].1, b"bye");
-    }
-
-    #[test]
-    fn a_pool_keeps_what_a_period_needed_and_frees_the_rest() {
-        let mut pool = Pool::new();
-        (0..10).for_each(|item| pool.put(item));
-        pool.end_period();
-        assert_eq!(pool.spare.len(), 10, "put in this period: not known to be superfluous");
-        let taken: Vec<_> = (0..4).filter_map(|_| pool.take()).collect();
-        taken.into_iter().for_each(|item| pool.put(item));
-        pool.end_period();
-        assert_eq!(pool.spare.len(), 4);
-        pool.end_period();
-        assert_eq!(pool.spare.len(), 0);
-    }
-
-    #[test]
-    fn a_reused_slot_starts_empty() {
-        let mut outboxes = outboxes(10);
-        outboxes.push(0, &Bytes::from_static(b"old"));
-        outboxes.open(0);
-        assert!(flushed(&mut outboxes).is_empty());
-        assert!(outboxes.is_empty(0));
-    }
-}
+mod tests;

@@ -7,7 +7,6 @@ use super::session::Joining;
 use super::sweep::{Asked, Question};
 use super::{Now, Shard, history, home};
 use crate::codec::close::CloseCode;
-use crate::codec::forms::Forms;
 use crate::codec::frame;
 use crate::command::authorize::Identity;
 use crate::command::decode::{Command, Request, decode};
@@ -17,7 +16,6 @@ use crate::identity::{ConnectionId, RoomId, UserId};
 use crate::metrics::kinds::Limit;
 use crate::permission::RoomRight;
 use crate::room::directory::Membership;
-use crate::room::fanout::{CROWD, fan_out};
 use crate::room::history::Position;
 use crate::trace::SpanKind;
 
@@ -427,21 +425,8 @@ impl Shard {
         {
             return Err(BUSY);
         }
-        let outboxes = &mut self.outboxes;
-        let mut forms = Forms::new(&frame, &mut self.deflater);
-        let is_crowd = slice.members.len() > CROWD;
-        let count = fan_out(&slice.members, Some(id.slot), |member| {
-            let frame = forms.fitting(member.window);
-            if is_crowd {
-                outboxes.push_in_bulk(member.slot, frame)
-            } else {
-                outboxes.push(member.slot, frame)
-            }
-        });
-        self.cells.deliveries.add(count);
-        self.cells.fan_out.observe(count);
-        slice.count(count);
-        self.cells.compressed.add(forms.is_compressed().into());
+        self.deliver_to_slice(membership.slice, Some(id.slot), &frame);
+        let slice = self.directory.slice(membership.slice);
         for shard in slice.route.shards().without(self.id) {
             let envelope =
                 Envelope::RoomFrame { room: slice.room.clone(), sender: None, frame: frame.clone() };

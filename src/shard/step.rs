@@ -6,17 +6,17 @@ use super::envelope::{Asker, Counted, Envelope, Join, Joined, LinkState, Member,
 use super::requests::authenticated;
 use super::session::Phase;
 use super::{Now, Shard};
-use crate::codec::forms::Forms;
+use crate::codec::forms::{Form, Forms};
 use crate::command::decode;
 use crate::command::event::{self, ClusterStatus};
 use crate::identity::{ConnectionId, RoomId, UserId};
-use crate::ring::COPY_UP_TO;
 use crate::room::fanout::{CROWD, SliceMember, fan_out};
 use crate::room::history::Position;
 use crate::room::users::Detached;
+use crate::send::outbox::{Outboxes, Outgoing};
 
-/// Receivers for whom a frame of another thread is copied.
-const OWN_COPY_FROM: usize = 4;
+/// Members from which on a room's frames are put into its log: for fewer that costs more than copies for each of them.
+const LOGGED_FROM: usize = 4;
 
 /// Members as the lists that clients get hold them.
 fn listed(members: &[Member]) -> impl ExactSizeIterator<Item = event::Member<'_>> {
@@ -25,13 +25,6 @@ fn listed(members: &[Member]) -> impl ExactSizeIterator<Item = event::Member<'_>
 
 fn as_listed(member: &Member) -> event::Member<'_> {
     event::Member { user: member.user.as_str(), name: member.name.as_deref(), socket: &member.socket }
-}
-
-/// A frame that came from another thread, for `receivers` connections of this one: those of a small frame share a copy,
-/// since counting references in memory that another core counts them in as well costs more than copying it once.
-fn owned_copy(frame: &Bytes, receivers: usize) -> Bytes {
-    let pays = receivers >= OWN_COPY_FROM && frame.len() <= COPY_UP_TO;
-    if pays { Bytes::copy_from_slice(frame) } else { frame.clone() }
 }
 
 impl Shard {
@@ -325,13 +318,33 @@ impl Shard {
         let Some(slice) = self.directory.find(room.as_str()) else { return };
         let sender = sender.filter(|sender| self.session_of(*sender).is_some());
         let sender = sender.filter(|sender| sender.shard == self.id).map(|sender| sender.slot);
+        self.deliver_to_slice(slice, sender, frame);
+    }
+
+    /// Puts a frame into the outboxes of a slice's members, in the form that each of them takes.
+    ///
+    /// Where there are several of them they refer to a copy in the room's log. That also spares them from counting
+    /// references in memory in which another core counts them as well, if the frame came from there.
+    pub(super) fn deliver_to_slice(&mut self, number: u32, sender: Option<u32>, frame: &Bytes) {
+        let slice = self.directory.slice(number);
         let outboxes = &mut self.outboxes;
-        let members = &self.directory.slice(slice).members;
-        let frame = &owned_copy(frame, members.len());
         let mut forms = Forms::new(frame, &mut self.deflater);
-        let is_crowd = members.len() > CROWD;
-        let count = fan_out(members, sender, |member| {
-            let frame = forms.fitting(member.window);
+        let is_logged = slice.members.len() >= LOGGED_FROM;
+        let is_crowd = slice.members.len() > CROWD;
+        let logged = |form: Form, frame: &Bytes, outboxes: &mut Outboxes| {
+            if is_logged { outboxes.log(2 * number + form as u32, frame) } else { None }
+        };
+        let plain = logged(Form::Plain, frame, outboxes);
+        let plain = plain.as_ref().map_or(Outgoing::Alone(frame), Outgoing::Logged);
+        let mut compressed = None;
+        let count = fan_out(&slice.members, sender, |member| {
+            let frame = match forms.fitting(member.window) {
+                (Form::Plain, _) => plain,
+                (form, frame) => {
+                    let compressed = compressed.get_or_insert_with(|| logged(form, frame, outboxes));
+                    compressed.as_ref().map_or(Outgoing::Alone(frame), Outgoing::Logged)
+                }
+            };
             if is_crowd {
                 outboxes.push_in_bulk(member.slot, frame)
             } else {
@@ -340,7 +353,7 @@ impl Shard {
         });
         self.cells.deliveries.add(count);
         self.cells.fan_out.observe(count);
-        self.directory.slice(slice).count(count);
+        slice.count(count);
         self.cells.compressed.add(forms.is_compressed().into());
     }
 
@@ -395,7 +408,7 @@ impl Shard {
         for slot in self.users.slots(user.as_str()) {
             let window = self.sessions[slot as usize].as_ref().map_or(0, |session| session.window);
             self.cells.deliveries.add(1);
-            self.outboxes.push(slot, forms.fitting(window));
+            self.outboxes.push(slot, forms.fitting(window).1);
         }
         self.cells.compressed.add(forms.is_compressed().into());
     }
@@ -406,7 +419,7 @@ impl Shard {
         for session in self.sessions.iter().flatten() {
             if session.phase == Phase::Open && session.identity.is_some() {
                 self.cells.deliveries.add(1);
-                self.outboxes.push(session.id.slot, forms.fitting(session.window));
+                self.outboxes.push(session.id.slot, forms.fitting(session.window).1);
             }
         }
         self.cells.compressed.add(forms.is_compressed().into());
