@@ -22,10 +22,13 @@ const OUTBOX_BYTES: usize = 256 * 1024;
 pub fn entries() -> Vec<Entry> {
     let mut entries = Vec::new();
     for (members, room) in [(50, "rooms_of_50"), (1000, "room_of_1000")] {
-        for (before, frame) in [(0, "first_frame"), (1, "second_frame"), (2, "later_frame")] {
+        for (before, is_logged, frame) in
+            [(0, true, "first_frame"), (1, true, "later_frame"), (2, false, "copied_frame")]
+        {
             entries.push(Entry::new(format!("room/fan_out/{room}/{frame}"), RECEIVERS, move || FanOut {
                 queued: Queued::new(RECEIVERS, members),
                 before,
+                is_logged,
             }));
         }
     }
@@ -42,18 +45,20 @@ pub fn entries() -> Vec<Entry> {
 struct FanOut {
     queued: Queued,
     before: usize,
+    /// Whether outboxes refer to the room's log, or else have copies.
+    is_logged: bool,
 }
 
 impl Operation for FanOut {
     fn prepare(&mut self) {
         self.queued.flush();
         for _ in 0..self.before {
-            self.queued.fan_out();
+            self.queued.fan_out(self.is_logged);
         }
     }
 
     fn run(&mut self) {
-        self.queued.fan_out();
+        self.queued.fan_out(self.is_logged);
     }
 }
 
@@ -66,7 +71,7 @@ struct Flush {
 impl Operation for Flush {
     fn prepare(&mut self) {
         for _ in 0..self.frames {
-            self.queued.fan_out();
+            self.queued.fan_out(true);
         }
     }
 
@@ -99,11 +104,11 @@ impl Queued {
         }
     }
 
-    fn fan_out(&mut self) {
+    fn fan_out(&mut self, is_logged: bool) {
         for (room, members) in self.rooms.iter().enumerate() {
-            let stretch =
-                self.outboxes.log(room as u32, black_box(&self.frame)).expect("it is a small frame");
-            let frame = Outgoing::Logged(&stretch);
+            let frame = black_box(&self.frame);
+            let stretch = if is_logged { self.outboxes.log(room as u32, frame) } else { None };
+            let frame = stretch.as_ref().map_or(Outgoing::Alone(frame), Outgoing::Logged);
             black_box(fan_out(members, None, |member| self.outboxes.push(member.slot, frame)));
         }
     }

@@ -4,8 +4,8 @@ use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// Bytes of a log: what a busy room says in one flush. Only what is written to becomes resident.
-const PAGE_BYTES: usize = 32 * 1024;
+/// Bytes of a log: a few dozen small frames, and not so many that a single one which is waited for keeps much memory.
+const PAGE_BYTES: usize = 16 * 1024;
 
 /// Memory of one log. Never moves, and no byte is written to while a [`Stretch`] covers it.
 struct Page(Box<[MaybeUninit<UnsafeCell<u8>>]>);
@@ -21,7 +21,7 @@ impl Page {
     }
 }
 
-/// Frames one behind the other. When nobody refers to any of them any more, the next one is written to the beginning.
+/// Frames one behind the other. It begins anew only when nobody refers to any of them any more.
 pub struct FrameLog {
     page: Arc<Page>,
     /// Bytes in use. Every stretch ends here or before.
@@ -41,18 +41,15 @@ impl std::fmt::Debug for FrameLog {
 }
 
 impl FrameLog {
-    /// Bytes up to which a frame is worth appending: the rest of a log that is too short for one is wasted.
-    pub const FRAME_BYTES: usize = PAGE_BYTES / 8;
+    /// Bytes of all frames that it holds at most.
+    pub const BYTES: usize = PAGE_BYTES;
 
     /// Copies `frame` behind those before it; nothing if there is no room for it while others are referred to.
     pub fn append(&mut self, frame: &[u8]) -> Option<Stretch> {
-        if self.is_unused() {
-            self.filled = 0;
-        }
-        let (start, end) = (self.filled, self.filled + frame.len());
-        if end > PAGE_BYTES {
+        if self.filled + frame.len() > PAGE_BYTES && !(frame.len() <= PAGE_BYTES && self.clear_unused()) {
             return None;
         }
+        let (start, end) = (self.filled, self.filled + frame.len());
         // SAFETY: the bytes are within the page, behind all that a stretch covers, and only this log writes to it. `frame`
         // cannot be among them: whoever has it as a slice has it from a stretch or from other memory.
         unsafe { std::ptr::copy_nonoverlapping(frame.as_ptr(), self.page.address(start), frame.len()) };
@@ -61,10 +58,29 @@ impl FrameLog {
         Some(Stretch { page: self.page.clone(), start: start as u32, end: end as u32 })
     }
 
-    /// Whether no stretch of it is left.
-    pub fn is_unused(&mut self) -> bool {
-        Arc::get_mut(&mut self.page).is_some()
+    /// Begins anew if no stretch of it is left. Returns whether it does.
+    pub fn clear_unused(&mut self) -> bool {
+        let is_unused = is_unshared(&mut self.page);
+        if is_unused {
+            self.filled = 0;
+        }
+        is_unused
     }
+}
+
+/// Whether nobody else has the page, so that all of it may be written to.
+#[inline]
+fn is_unshared(page: &mut Arc<Page>) -> bool {
+    // The count alone is only a hint, but mostly it says no, and it is a plain read where the other locks.
+    Arc::strong_count(page) == 1 && Arc::get_mut(page).is_some()
+}
+
+/// A place in a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogPlace {
+    /// The page's address; of no page that is still there, perhaps.
+    page: usize,
+    at: u32,
 }
 
 /// One or more frames of a [`FrameLog`] that follow each other. Keeps their memory.
@@ -109,10 +125,19 @@ impl Stretch {
         follows
     }
 
+    /// Where it begins.
+    pub fn start(&self) -> LogPlace {
+        LogPlace { page: Arc::as_ptr(&self.page).addr(), at: self.start }
+    }
+
+    /// Where it ends.
+    pub fn end(&self) -> LogPlace {
+        LogPlace { page: Arc::as_ptr(&self.page).addr(), at: self.end }
+    }
+
     /// A log on the memory that the stretch was of, if nobody else refers to that any more.
     pub fn into_log(mut self) -> Option<FrameLog> {
-        let is_last = Arc::get_mut(&mut self.page).is_some();
-        is_last.then(|| FrameLog { page: self.page, filled: 0 })
+        is_unshared(&mut self.page).then_some(FrameLog { page: self.page, filled: 0 })
     }
 }
 
@@ -138,16 +163,17 @@ mod tests {
     }
 
     #[test]
-    fn a_log_starts_anew_when_nobody_refers_to_it_and_is_full_before() {
+    fn a_full_log_starts_anew_when_nobody_refers_to_it() {
         let mut log = FrameLog::default();
-        let frame = [7; FrameLog::FRAME_BYTES];
+        let frame = [7; 1000];
         let mut all: Vec<_> = std::iter::from_fn(|| log.append(&frame)).collect();
-        assert_eq!(all.len(), PAGE_BYTES / FrameLog::FRAME_BYTES);
+        assert_eq!(all.len(), FrameLog::BYTES / 1000);
         all.truncate(1);
         assert!(log.append(&frame).is_none(), "one is still referred to");
+        assert!(!log.clear_unused());
         all.clear();
-        assert!(log.is_unused());
-        assert_eq!(log.append(b"anew").unwrap().as_slice(), b"anew");
+        assert_eq!(log.append(&frame).unwrap().as_slice(), frame);
+        assert!(log.append(&[7; PAGE_BYTES + 1]).is_none());
     }
 
     #[test]

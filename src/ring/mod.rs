@@ -28,6 +28,6 @@ mod tests;
 
 pub use buffers::Filled;
 pub use connections::Key;
-pub use frame_log::{FrameLog, Stretch};
+pub use frame_log::{FrameLog, LogPlace, Stretch};
 pub use ring_queue::{Completion, Ring, RingSettings};
 pub use send_batch::{COPY_UP_TO, Segment, SendBatch};

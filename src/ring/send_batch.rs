@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::frame_log::Stretch;
+use super::frame_log::{LogPlace, Stretch};
 
 /// A piece of outgoing bytes.
 #[derive(Debug)]
@@ -24,6 +24,21 @@ impl Segment {
             Self::Copied(bytes) => bytes,
         }
     }
+
+    /// How many bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Shared(bytes) => bytes.len(),
+            Self::Logged(stretch) => stretch.len(),
+            Self::Copied(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Bytes up to which a frame that does not go out alone is copied rather than referred to: below this,
@@ -36,11 +51,13 @@ pub const COPY_UP_TO: usize = 1024;
 pub struct SendBatch {
     segments: Vec<Segment>,
     bytes: usize,
+    /// Where the last frame of a log that was copied ends there.
+    copied_up_to: LogPlace,
     addresses: Vec<libc::iovec>,
     header: Option<libc::msghdr>,
 }
 
-// SAFETY: the raw pointers in `addresses` and `header` point into the batch's own segments and are
+// SAFETY: the raw pointers in `addresses` and `header` point to the memory that the batch's segments own or keep, and are
 // used only between `arm` and the end of the operation; they are written anew by every `arm`.
 unsafe impl Send for SendBatch {}
 
@@ -63,6 +80,9 @@ impl SendBatch {
     /// Most segments of one batch: IOV_MAX of sendmsg(2) is 1,024; fewer keep one turn short.
     pub const SEGMENTS: usize = 64;
 
+    /// Segments from which on stretches are copied: each keeps the memory of a whole log, however short it is.
+    const STRETCHES: usize = 8;
+
     /// Adds a segment at the end.
     ///
     /// # Panics
@@ -70,36 +90,46 @@ impl SendBatch {
     #[inline]
     pub fn push(&mut self, segment: Segment) {
         assert!(self.segments.len() < Self::SEGMENTS, "a send batch takes {} segments", Self::SEGMENTS);
-        self.bytes += segment.as_slice().len();
+        self.bytes += segment.len();
         self.segments.push(segment);
     }
 
-    /// Adds a stretch by having the last segment cover it too, if it follows that in the same log. Returns whether it does.
+    /// Adds a frame of a log by having the last segment become longer, if the frame follows that there. Returns whether it does.
     #[inline]
     pub fn lengthen(&mut self, stretch: &Stretch) -> bool {
         let Some(Segment::Logged(last)) = self.segments.last_mut() else { return false };
-        let lengthened = last.lengthen(stretch);
-        if lengthened {
+        let is_longer = last.lengthen(stretch);
+        if is_longer {
             self.bytes += stretch.len();
         }
-        lengthened
+        is_longer
     }
 
-    /// Bytes of the last segment.
-    #[inline]
-    pub fn last_bytes(&self) -> usize {
-        self.segments.last().map_or(0, |last| last.as_slice().len())
+    /// Adds a frame of a log that does not follow the last segment there; `chunk` provides memory for a copy.
+    ///
+    /// It is referred to only where others are likely to follow it: behind a row of frames of a log, or where the one before it
+    /// in its log was here too. And only if what stands before it is too long to be copied in front of it.
+    pub fn push_stretch(&mut self, stretch: &Stretch, chunk: impl FnOnce() -> Vec<u8>) {
+        let follows = stretch.start() == self.copied_up_to;
+        let is_worth_it =
+            |last: &Segment| last.len() > COPY_UP_TO && (follows || matches!(last, Segment::Logged(_)));
+        if self.segments.len() < Self::STRETCHES && self.segments.last().is_none_or(is_worth_it) {
+            self.push(Segment::Logged(stretch.clone()));
+        } else {
+            self.copied_up_to = stretch.end();
+            self.push_copied(stretch.as_slice(), chunk);
+        }
     }
 
-    /// Adds `bytes` by copying them behind the last segment, which becomes a copied one if it is a
-    /// small shared one; `chunk` provides memory for that or for a new segment.
+    /// Adds `bytes` by copying them behind the last segment, which becomes a copied one if it is small or no segment may
+    /// follow; `chunk` provides memory for that or for a new segment.
     #[inline]
     pub fn push_copied(&mut self, bytes: &[u8], chunk: impl FnOnce() -> Vec<u8>) {
         self.bytes += bytes.len();
         let full = self.segments.len() == Self::SEGMENTS;
         match self.segments.last_mut() {
             Some(Segment::Copied(last)) => last.extend_from_slice(bytes),
-            Some(last) if full || last.as_slice().len() <= COPY_UP_TO => {
+            Some(last) if full || last.len() <= COPY_UP_TO => {
                 let mut copied = chunk();
                 copied.extend_from_slice(last.as_slice());
                 copied.extend_from_slice(bytes);
@@ -111,6 +141,11 @@ impl SendBatch {
                 self.segments.push(Segment::Copied(copied));
             }
         }
+    }
+
+    /// The segments, in order.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
     }
 
     /// How many segments there are.
@@ -131,6 +166,7 @@ impl SendBatch {
     /// Takes all segments out, in order; the batch can be filled again and keeps its memory.
     pub fn drain(&mut self) -> impl Iterator<Item = Segment> + '_ {
         self.bytes = 0;
+        self.copied_up_to = LogPlace::default();
         self.header = None;
         self.segments.drain(..)
     }

@@ -122,18 +122,25 @@ fn bytes_arrive_and_segments_leave_in_order() {
     });
     assert_eq!(heard, b"a message longer than one buffer of sixteen bytes");
 
-    let parts = vec![Segment::Shared(Bytes::from_static(b"one ")), Segment::Copied(b"two".to_vec())];
+    let mut log = FrameLog::default();
+    let mut stretch = log.append(b" thr").unwrap();
+    stretch.lengthen(&log.append(b"ee").unwrap());
+    let parts = vec![
+        Segment::Shared(Bytes::from_static(b"one ")),
+        Segment::Copied(b"two".to_vec()),
+        Segment::Logged(stretch),
+    ];
     ring.send(key, batch(parts)).unwrap();
     turn_until(&mut ring, |_, completion| match completion {
         Completion::Sent(_, batch, outcome) => {
-            assert_eq!((batch.bytes(), outcome.is_ok()), (7, true));
+            assert_eq!((batch.bytes(), outcome.is_ok()), (13, true));
             Some(())
         }
         _ => None,
     });
-    let mut answer = [0; 7];
+    let mut answer = [0; 13];
     client.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"one two");
+    assert_eq!(&answer, b"one two three");
 }
 
 #[test]
@@ -386,4 +393,31 @@ fn a_token_that_outlives_its_ring_opens_nothing() {
     drop(first);
     let (mut second, _) = ring(8);
     second.bytes_mut(&mut filled);
+}
+
+#[test]
+fn a_peer_that_reads_late_gets_what_its_stretches_were_however_the_log_went_on() {
+    let (mut ring, address) = ring(8);
+    let (mut client, key) = accepted(&mut ring, address);
+    let mut logs: Vec<FrameLog> = (0..48).map(|_| FrameLog::default()).collect();
+    let mut expected = Vec::new();
+    let half = |log: usize| [log as u8; FrameLog::BYTES / 2];
+    let parts = logs.iter_mut().enumerate().map(|(number, log)| {
+        expected.extend_from_slice(&half(number));
+        Segment::Logged(log.append(&half(number)).unwrap())
+    });
+    ring.send(key, batch(parts.collect())).unwrap();
+    ring.submit();
+    for log in &mut logs {
+        while log.append(&[0xff; 100]).is_some() {}
+        assert!(!log.clear_unused(), "the rest of it has been written to, and it did not begin anew");
+    }
+    drop(logs);
+    let reader = std::thread::spawn(move || {
+        let mut heard = vec![0; 48 * FrameLog::BYTES / 2];
+        client.read_exact(&mut heard).unwrap();
+        heard
+    });
+    turn_until(&mut ring, |_, completion| matches!(completion, Completion::Sent(..)).then_some(()));
+    assert_eq!(reader.join().unwrap(), expected);
 }

@@ -36,10 +36,13 @@ impl<'a> From<&'a Bytes> for Outgoing<'a> {
 
 impl Outgoing<'_> {
     #[inline]
-    fn as_slice(&self) -> &[u8] {
+    fn to_segment(self) -> Segment {
         match self {
-            Self::Alone(frame) => frame,
-            Self::Logged(stretch) => stretch.as_slice(),
+            #[cfg(not(feature = "frame-for-each"))]
+            Self::Alone(frame) => Segment::Shared(frame.clone()),
+            #[cfg(feature = "frame-for-each")]
+            Self::Alone(frame) => Segment::Shared(Bytes::copy_from_slice(frame)),
+            Self::Logged(stretch) => Segment::Logged(stretch.clone()),
         }
     }
 
@@ -48,14 +51,6 @@ impl Outgoing<'_> {
         match self {
             Self::Alone(frame) => frame.len(),
             Self::Logged(stretch) => stretch.len(),
-        }
-    }
-
-    #[inline]
-    fn to_segment(self) -> Segment {
-        match self {
-            Self::Alone(frame) => Segment::Shared(frame.clone()),
-            Self::Logged(stretch) => Segment::Logged(stretch.clone()),
         }
     }
 }
@@ -81,14 +76,17 @@ const _: () = assert!(size_of::<Outbox>() <= 24, "there is one per connection");
 /// Bytes in which room beyond the limit is counted.
 const SPARE_UNIT: usize = 64 * 1024;
 
-/// Whether `batch` is to refer to `frame`, which it holds next, rather than have a copy of it: where that saves copying so much that
-/// an address more is worth its cost.
-#[inline]
-fn refers(batch: &SendBatch, frame: Outgoing<'_>) -> bool {
-    // What comes next in the same log is likely to follow in the same stretch.
-    let is_worth_it =
-        frame.len() > COPY_UP_TO || (matches!(frame, Outgoing::Logged(_)) && batch.last_bytes() > COPY_UP_TO);
-    batch.is_empty() || (is_worth_it && batch.len() < SendBatch::SEGMENTS)
+/// Adds a frame that does not follow what is in the batch.
+#[inline(never)]
+fn put_behind(batch: &mut SendBatch, frame: Outgoing<'_>, chunks: &mut Pool<Vec<u8>>) {
+    let chunk = || chunks.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES));
+    match frame {
+        Outgoing::Logged(stretch) => batch.push_stretch(stretch, chunk),
+        Outgoing::Alone(frame) if frame.len() > COPY_UP_TO && batch.len() < SendBatch::SEGMENTS => {
+            batch.push(Outgoing::Alone(frame).to_segment());
+        }
+        Outgoing::Alone(frame) => batch.push_copied(frame, chunk),
+    }
 }
 
 /// The outboxes of one shard, by connection slot.
@@ -121,9 +119,9 @@ impl Outboxes {
             patient: Vec::new(),
             released_at: 0,
             overflowed: Vec::new(),
-            batches: Pool::new(),
-            chunks: Pool::new(),
-            logs: RoomLogs::new(),
+            batches: Pool::default(),
+            chunks: Pool::default(),
+            logs: RoomLogs::default(),
             limit,
         }
     }
@@ -202,10 +200,6 @@ impl Outboxes {
         if !outbox.open {
             return None;
         }
-        #[cfg(feature = "frame-for-each")]
-        let own = Bytes::copy_from_slice(frame.as_slice());
-        #[cfg(feature = "frame-for-each")]
-        let frame = Outgoing::Alone(&own);
         let batch = outbox.queue.get_or_insert_with(|| self.batches.take().unwrap_or_default());
         let limit = self.limit + usize::from(outbox.spare) * SPARE_UNIT;
         if batch.bytes() + outbox.in_flight as usize + frame.len() > limit {
@@ -215,12 +209,8 @@ impl Outboxes {
         }
         match frame {
             Outgoing::Logged(stretch) if batch.lengthen(stretch) => {}
-            _ if refers(batch, frame) => batch.push(frame.to_segment()),
-            _ => {
-                let chunks = &mut self.chunks;
-                let chunk = || chunks.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES));
-                batch.push_copied(frame.as_slice(), chunk);
-            }
+            _ if batch.is_empty() => batch.push(frame.to_segment()),
+            _ => put_behind(batch, frame, &mut self.chunks),
         }
         Some(outbox)
     }
@@ -307,16 +297,16 @@ impl Outboxes {
         most: usize,
         send: impl FnMut(u32, Box<SendBatch>) -> Result<(), Box<SendBatch>>,
     ) {
-        self.flush_sealed(now, most, |_, _, _| {}, send);
+        self.flush_sealed(now, most, |_, _, _| None, send);
     }
 
-    /// As [`Self::flush`]; before it is sent each batch goes through `seal`, which may put something else in its
+    /// As [`Self::flush`]; before it is sent `seal` looks at each batch, and may give something else that goes out in its
     /// place, in a chunk of memory that the function it is given provides.
     pub fn flush_sealed(
         &mut self,
         now: u32,
         most: usize,
-        mut seal: impl FnMut(u32, &mut SendBatch, &mut dyn FnMut() -> Vec<u8>),
+        mut seal: impl FnMut(u32, &SendBatch, &mut dyn FnMut() -> Vec<u8>) -> Option<Vec<u8>>,
         mut send: impl FnMut(u32, Box<SendBatch>) -> Result<(), Box<SendBatch>>,
     ) {
         self.release_patient(now);
@@ -339,7 +329,7 @@ impl Outboxes {
         &mut self,
         slot: u32,
         now: u32,
-        seal: &mut impl FnMut(u32, &mut SendBatch, &mut dyn FnMut() -> Vec<u8>),
+        seal: &mut impl FnMut(u32, &SendBatch, &mut dyn FnMut() -> Vec<u8>) -> Option<Vec<u8>>,
         send: &mut impl FnMut(u32, Box<SendBatch>) -> Result<(), Box<SendBatch>>,
     ) {
         let outbox = &mut self.boxes[slot as usize];
@@ -349,7 +339,14 @@ impl Outboxes {
         }
         let Some(mut batch) = outbox.queue.take() else { return };
         let chunks = &mut self.chunks;
-        seal(slot, &mut batch, &mut || chunks.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES)));
+        let mut chunk = || chunks.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES));
+        if let Some(sealed) = seal(slot, &batch, &mut chunk) {
+            self.empty(&mut batch);
+            if !sealed.is_empty() {
+                batch.push(Segment::Copied(sealed));
+            }
+        }
+        let outbox = &mut self.boxes[slot as usize];
         // An outbox holds at most some times OUTBOX_BYTES, which is far below 4 GiB.
         (outbox.in_flight, outbox.since) = (u32::try_from(batch.bytes()).unwrap_or(u32::MAX), now);
         if let Err(batch) = send(slot, batch) {
@@ -397,6 +394,12 @@ impl Outboxes {
     }
 
     fn recycle(&mut self, mut batch: Box<SendBatch>) {
+        self.empty(&mut batch);
+        self.batches.put(batch);
+    }
+
+    /// Takes everything out of a batch and keeps the memory.
+    fn empty(&mut self, batch: &mut SendBatch) {
         for segment in batch.drain() {
             match segment {
                 Segment::Copied(mut chunk) if chunk.capacity() <= POOLED_CHUNK_BYTES => {
@@ -407,7 +410,6 @@ impl Outboxes {
                 Segment::Copied(_) | Segment::Shared(_) => {}
             }
         }
-        self.batches.put(batch);
     }
 }
 

@@ -9,12 +9,13 @@ pub struct Pool<T> {
     fewest: usize,
 }
 
-impl<T> Pool<T> {
-    /// A pool that holds nothing.
-    pub const fn new() -> Self {
+impl<T> Default for Pool<T> {
+    fn default() -> Self {
         Self { spare: Vec::new(), fewest: 0 }
     }
+}
 
+impl<T> Pool<T> {
     /// The thing that was put last, if there is any.
     pub fn take(&mut self) -> Option<T> {
         let taken = self.spare.pop();
@@ -41,7 +42,7 @@ mod tests {
 
     #[test]
     fn a_pool_keeps_what_a_period_needed_and_frees_the_rest() {
-        let mut pool = Pool::new();
+        let mut pool = Pool::default();
         (0..10).for_each(|item| pool.put(item));
         pool.end_period();
         assert_eq!(pool.spare.len(), 10, "put in this period: not known to be superfluous");

@@ -6,7 +6,7 @@ use super::session::Phase;
 use super::{Action, Now, Shard};
 use crate::accept::certificate::TlsAcceptor;
 use crate::accept::tls::{Peer, TlsStream};
-use crate::ring::{Key, Segment, SendBatch};
+use crate::ring::{Key, SendBatch};
 
 /// The TLS streams of one shard, by connection slot; empty where the server speaks plaintext.
 #[derive(Default)]
@@ -35,24 +35,15 @@ impl TlsStreams {
         self.get(slot).is_some_and(|stream| !stream.is_established())
     }
 
-    /// Replaces a batch's plaintext by what is sent for it: records that hold all of its frames.
-    fn seal(&mut self, slot: u32, batch: &mut SendBatch, chunk: &mut dyn FnMut() -> Vec<u8>) {
-        let Some(stream) = self.streams.get_mut(slot as usize).and_then(Option::as_deref_mut) else { return };
+    /// What is sent in place of a batch's plaintext: records that hold all of its frames.
+    fn seal(&mut self, slot: u32, batch: &SendBatch, chunk: &mut dyn FnMut() -> Vec<u8>) -> Option<Vec<u8>> {
+        let stream = self.streams.get_mut(slot as usize).and_then(Option::as_deref_mut)?;
         self.plain.clear();
-        let mut spare = None;
-        for segment in batch.drain() {
-            self.plain.extend_from_slice(segment.as_slice());
-            if let Segment::Copied(copied) = segment {
-                spare = Some(copied);
-            }
-        }
-        let mut sealed = spare.unwrap_or_else(chunk);
-        sealed.clear();
+        batch.segments().iter().for_each(|segment| self.plain.extend_from_slice(segment.as_slice()));
+        let mut sealed = chunk();
         // It fails when the keys are used up: nothing goes out then, and the missing pong ends the connection.
         let _ = stream.seal(&self.plain, &mut sealed);
-        if !sealed.is_empty() {
-            batch.push(Segment::Copied(sealed));
-        }
+        Some(sealed)
     }
 }
 

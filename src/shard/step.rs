@@ -10,13 +10,11 @@ use crate::codec::forms::{Form, Forms};
 use crate::command::decode;
 use crate::command::event::{self, ClusterStatus};
 use crate::identity::{ConnectionId, RoomId, UserId};
+use crate::ring::Stretch;
 use crate::room::fanout::{CROWD, SliceMember, fan_out};
 use crate::room::history::Position;
 use crate::room::users::Detached;
 use crate::send::outbox::{Outboxes, Outgoing};
-
-/// Members from which on a room's frames are put into its log: for fewer that costs more than copies for each of them.
-const LOGGED_FROM: usize = 4;
 
 /// Members as the lists that clients get hold them.
 fn listed(members: &[Member]) -> impl ExactSizeIterator<Item = event::Member<'_>> {
@@ -25,6 +23,36 @@ fn listed(members: &[Member]) -> impl ExactSizeIterator<Item = event::Member<'_>
 
 fn as_listed(member: &Member) -> event::Member<'_> {
     event::Member { user: member.user.as_str(), name: member.name.as_deref(), socket: &member.socket }
+}
+
+/// Members of a slice from which on its frames are put into a log: copies for fewer cost about as much.
+const LOGGED_FROM: usize = 8;
+
+/// A room's frame for those of its members who take compressed frames. They have a log of their own, so that what one of them
+/// gets stands there in a row, compressed or not.
+struct Compressible {
+    log: Option<u32>,
+    /// The frame's form in the log, and where it stands if it is small enough, once somebody needs it.
+    logged: Option<(Form, Option<Stretch>)>,
+}
+
+impl Compressible {
+    /// The frame for one of them, who expands with a window of `window` bits.
+    // Not inlined: it would take registers from the loop over all members.
+    #[inline(never)]
+    fn outgoing<'a>(
+        &'a mut self,
+        window: u8,
+        forms: &'a mut Forms<'_>,
+        outboxes: &mut Outboxes,
+    ) -> Outgoing<'a> {
+        let (form, frame) = forms.fitting(window);
+        let Some(number) = self.log else { return Outgoing::Alone(frame) };
+        match self.logged.get_or_insert_with(|| (form, outboxes.log(number, frame))) {
+            (logged, Some(stretch)) if *logged == form => Outgoing::Logged(stretch),
+            _ => Outgoing::Alone(frame),
+        }
+    }
 }
 
 impl Shard {
@@ -323,27 +351,21 @@ impl Shard {
 
     /// Puts a frame into the outboxes of a slice's members, in the form that each of them takes.
     ///
-    /// Where there are several of them they refer to a copy in the room's log. That also spares them from counting
-    /// references in memory in which another core counts them as well, if the frame came from there.
+    /// That they refer to a log of this shard also spares them from counting references in memory that another core counts
+    /// them in as well, if the frame came from there.
     pub(super) fn deliver_to_slice(&mut self, number: u32, sender: Option<u32>, frame: &Bytes) {
         let slice = self.directory.slice(number);
         let outboxes = &mut self.outboxes;
         let mut forms = Forms::new(frame, &mut self.deflater);
-        let is_logged = slice.members.len() >= LOGGED_FROM;
+        let log = (slice.members.len() >= LOGGED_FROM).then_some(2 * number);
+        let stretch = log.and_then(|number| outboxes.log(number, frame));
+        let plain = stretch.as_ref().map_or(Outgoing::Alone(frame), Outgoing::Logged);
+        let mut compressible = Compressible { log: log.map(|number| number + 1), logged: None };
         let is_crowd = slice.members.len() > CROWD;
-        let logged = |form: Form, frame: &Bytes, outboxes: &mut Outboxes| {
-            if is_logged { outboxes.log(2 * number + form as u32, frame) } else { None }
-        };
-        let plain = logged(Form::Plain, frame, outboxes);
-        let plain = plain.as_ref().map_or(Outgoing::Alone(frame), Outgoing::Logged);
-        let mut compressed = None;
         let count = fan_out(&slice.members, sender, |member| {
-            let frame = match forms.fitting(member.window) {
-                (Form::Plain, _) => plain,
-                (form, frame) => {
-                    let compressed = compressed.get_or_insert_with(|| logged(form, frame, outboxes));
-                    compressed.as_ref().map_or(Outgoing::Alone(frame), Outgoing::Logged)
-                }
+            let frame = match member.window {
+                0 => plain,
+                window => compressible.outgoing(window, &mut forms, outboxes),
             };
             if is_crowd {
                 outboxes.push_in_bulk(member.slot, frame)

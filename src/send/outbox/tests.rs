@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ring::FrameLog;
 
 fn outboxes(limit: usize) -> Outboxes {
     let mut outboxes = Outboxes::new(limit);
@@ -181,28 +180,63 @@ fn a_reused_slot_starts_empty() {
     assert!(outboxes.is_empty(0));
 }
 
+/// What the next flush would send: for each slot whether each segment refers to a log, and its bytes.
+fn planned(outboxes: &mut Outboxes) -> Vec<Vec<(bool, usize)>> {
+    let mut planned = Vec::new();
+    outboxes.flush(0, usize::MAX, |_, batch| {
+        let segments = batch.segments().iter();
+        planned.push(segments.map(|s| (matches!(s, Segment::Logged(_)), s.len())).collect());
+        Err(batch)
+    });
+    planned
+}
+
+#[cfg(not(feature = "frame-for-each"))]
 #[test]
 fn those_who_get_the_same_frames_of_a_room_have_no_copies() {
     let mut outboxes = outboxes(10_000);
-    let mut say = |slots: &[u32], outboxes: &mut Outboxes| {
-        let stretch = outboxes.log(7, &[b'x'; 600]).unwrap();
-        slots.iter().for_each(|slot| outboxes.push(*slot, Outgoing::Logged(&stretch)));
+    let mut say = |times, slots: &[u32]| {
+        for _ in 0..times {
+            let stretch = outboxes.log(7, &[b'x'; 300]).unwrap();
+            slots.iter().for_each(|slot| outboxes.push(*slot, Outgoing::Logged(&stretch)));
+        }
     };
-    say(&[0, 1], &mut outboxes);
-    say(&[0, 1], &mut outboxes);
-    say(&[0], &mut outboxes);
-    say(&[0, 1], &mut outboxes);
-    let mut segments = Vec::new();
-    outboxes.flush(0, usize::MAX, |_, mut batch| {
-        segments.push(batch.drain().collect::<Vec<_>>());
-        Err(batch)
-    });
-    let bytes = |segments: &[Segment]| segments.iter().map(|s| s.as_slice().len()).collect::<Vec<_>>();
-    assert!(segments.iter().flatten().all(|segment| matches!(segment, Segment::Logged(_))));
-    assert_eq!(bytes(&segments[0]), [2_400]);
-    assert_eq!(bytes(&segments[1]), [1_200, 600], "it did not get the third");
-    let same = segments[0][0].as_slice().as_ptr() == segments[1][0].as_slice().as_ptr();
-    assert!(same, "one memory for both");
+    say(4, &[0, 1]);
+    say(1, &[0]);
+    say(5, &[0, 1]);
+    assert_eq!(planned(&mut outboxes), [vec![(true, 3_000)], vec![(true, 1_200), (true, 1_500)]]);
+}
+
+#[cfg(not(feature = "frame-for-each"))]
+#[test]
+fn what_interrupts_a_row_is_copied_and_the_row_goes_on_where_it_is_long_enough() {
+    let mut outboxes = outboxes(10_000);
+    let mut say = |slot, room| {
+        let stretch = outboxes.log(room, &[b'x'; 300]).unwrap();
+        outboxes.push(slot, Outgoing::Logged(&stretch));
+    };
+    // Of two rooms by turns.
+    (0..10).for_each(|number| say(0, number % 2));
+    // A row behind a few frames that were too short to be referred to.
+    (0..2).for_each(|room| say(1, room));
+    (0..10).for_each(|_| say(1, 1));
+    assert_eq!(planned(&mut outboxes), [vec![(false, 3_000)], vec![(false, 1_200), (true, 2_400)]]);
+}
+
+#[cfg(not(feature = "frame-for-each"))]
+#[test]
+fn a_batch_keeps_few_logs_however_often_its_rows_are_interrupted() {
+    let mut outboxes = Outboxes::new(usize::MAX);
+    outboxes.open(0);
+    for room in 0..40 {
+        for _ in 0..10 {
+            let stretch = outboxes.log(room, &[b'x'; 300]).unwrap();
+            outboxes.push(0, Outgoing::Logged(&stretch));
+        }
+    }
+    let segments = planned(&mut outboxes).remove(0);
+    assert_eq!(segments.iter().map(|(_, bytes)| bytes).sum::<usize>(), 40 * 10 * 300);
+    assert!(segments.iter().filter(|(is_logged, _)| *is_logged).count() <= 8, "{segments:?}");
 }
 
 /// Something that happens to outboxes.
@@ -216,39 +250,44 @@ enum Step {
     Flush { most: usize },
     /// The ring has finished with so many batches.
     Finish { batches: usize },
+    /// What waits for a connection is dropped.
+    Discard { slot: u32 },
     /// A second is over.
     Trim,
 }
 
+const CONNECTIONS: u32 = 8;
+
+/// The one whose batches are sealed.
+const SEALED: u32 = 6;
+
+/// The one that the ring does not take batches for.
+const REFUSED: u32 = 7;
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let size = prop_oneof![1..400_usize, 900..1_200_usize, Just(FrameLog::FRAME_BYTES), 4_000..6_000_usize];
+    let size = prop_oneof![1..400_usize, 900..1_200_usize, Just(COPY_UP_TO), 4_000..6_000_usize];
     let step = prop_oneof![
-        8 => (0..3_u32, size.clone(), any::<u8>()).prop_map(|(room, bytes, to)| Step::Say { room, bytes, to }),
+        12 => (0..3_u32, size.clone(), any::<u8>()).prop_map(|(room, bytes, to)| Step::Say { room, bytes, to }),
         2 => (0..CONNECTIONS, size).prop_map(|(slot, bytes)| Step::Tell { slot, bytes }),
         2 => (1..10_usize).prop_map(|most| Step::Flush { most }),
         2 => (1..10_usize).prop_map(|batches| Step::Finish { batches }),
+        1 => (0..CONNECTIONS).prop_map(|slot| Step::Discard { slot }),
         1 => Just(Step::Trim),
     ];
     proptest::collection::vec(step, 1..200)
 }
 
-const CONNECTIONS: u32 = 8;
+fn bytes_of(batch: &SendBatch) -> Vec<u8> {
+    batch.segments().iter().flat_map(|segment| segment.as_slice().iter().copied()).collect()
+}
 
 proptest! {
     #[test]
     fn every_connection_gets_what_was_put_in_that_order(steps in steps()) {
         let mut outboxes = Outboxes::new(usize::MAX);
         (0..CONNECTIONS).for_each(|slot| outboxes.open(slot));
-        let mut put = vec![Vec::new(); CONNECTIONS as usize];
-        let mut got = put.clone();
-        let mut in_flight: VecDeque<(u32, Box<SendBatch>)> = VecDeque::new();
-        let mut finish = |(slot, mut batch): (u32, Box<SendBatch>), outboxes: &mut Outboxes| {
-            // Read only now: it has to stay as it was while it was under way.
-            let segments: Vec<_> = batch.drain().collect();
-            segments.iter().for_each(|segment| got[slot as usize].extend_from_slice(segment.as_slice()));
-            segments.into_iter().for_each(|segment| batch.push(segment));
-            outboxes.sent(slot, batch);
-        };
+        let mut waiting = vec![Vec::new(); CONNECTIONS as usize];
+        let mut in_flight: VecDeque<(u32, Box<SendBatch>, Vec<u8>)> = VecDeque::new();
         let end = std::iter::repeat_n([Step::Flush { most: 100 }, Step::Finish { batches: 100 }], 2).flatten();
         for (number, step) in steps.into_iter().chain(end).enumerate() {
             match step {
@@ -258,25 +297,47 @@ proptest! {
                     let outgoing = stretch.as_ref().map_or(Outgoing::Alone(&frame), Outgoing::Logged);
                     for slot in (0..CONNECTIONS).filter(|slot| to >> slot & 1 == 1) {
                         outboxes.push(slot, outgoing);
-                        put[slot as usize].extend_from_slice(&frame);
+                        waiting[slot as usize].extend_from_slice(&frame);
                     }
                 }
                 Step::Tell { slot, bytes } => {
                     let frame = Bytes::from(vec![number as u8; bytes]);
                     outboxes.push(slot, &frame);
-                    put[slot as usize].extend_from_slice(&frame);
+                    waiting[slot as usize].extend_from_slice(&frame);
                 }
-                Step::Flush { most } => outboxes.flush(0, most, |slot, batch| {
-                    in_flight.push_back((slot, batch));
-                    Ok(())
-                }),
+                Step::Flush { most } => {
+                    let seal = |slot, batch: &SendBatch, chunk: &mut dyn FnMut() -> Vec<u8>| {
+                        let mut sealed = chunk();
+                        sealed.extend(bytes_of(batch).iter().map(|byte| !byte));
+                        (slot == SEALED).then_some(sealed)
+                    };
+                    outboxes.flush_sealed(0, most, seal, |slot, batch| {
+                        let mut expected = std::mem::take(&mut waiting[slot as usize]);
+                        if slot == REFUSED {
+                            return Err(batch);
+                        }
+                        if slot == SEALED {
+                            expected.iter_mut().for_each(|byte| *byte = !*byte);
+                        }
+                        in_flight.push_back((slot, batch, expected));
+                        Ok(())
+                    });
+                }
                 Step::Finish { batches } => {
-                    let done = batches.min(in_flight.len());
-                    in_flight.drain(..done).for_each(|batch| finish(batch, &mut outboxes));
+                    for (slot, batch, expected) in in_flight.drain(..batches.min(in_flight.len())) {
+                        // Only now: it has to stay as it was while it was under way.
+                        prop_assert_eq!(bytes_of(&batch), expected);
+                        outboxes.sent(slot, batch);
+                    }
+                }
+                Step::Discard { slot } => {
+                    outboxes.discard(slot);
+                    waiting[slot as usize].clear();
                 }
                 Step::Trim => outboxes.trim(),
             }
         }
-        prop_assert_eq!(got, put);
+        prop_assert!(waiting.iter().all(Vec::is_empty));
+        prop_assert!((0..CONNECTIONS).all(|slot| outboxes.is_empty(slot)));
     }
 }

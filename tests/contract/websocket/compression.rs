@@ -179,6 +179,38 @@ fn a_room_of_both_kinds_hears_the_same_and_each_shard_compresses_once() {
 }
 
 #[test]
+fn everyone_hears_everything_in_order_whoever_speaks_and_however_it_comes() {
+    const EACH: usize = 8;
+    let server = with_compression(&[("MESSAGE_RATE", "0")]);
+    let mut plain: Vec<_> = (0..EACH).map(|_| Client::connect(&server)).collect();
+    plain.iter_mut().for_each(|client| _ = client.join("r"));
+    let mut others: Vec<_> = (0..EACH).map(|_| connect_to_room(&server, OFFER, "r")).collect();
+    // In one write, so that many of them share a flush: short ones, ones that are compressed, and larger ones than a log takes.
+    let lengths = [10, 300, 700, 10, 1_500, 40, 5_000, 300];
+    let said: Vec<_> =
+        (0..EACH * 8).map(|number| format!("{number} {}", long(lengths[number % 8]))).collect();
+    for (client, said) in plain.iter_mut().zip(said.chunks(8)) {
+        said.iter().for_each(|data| client.say("r", data.clone()));
+    }
+    let heard = |event: &Value| event["data"].as_str().expect("a text").to_owned();
+    for (listener, client) in plain.iter_mut().enumerate() {
+        let own = listener * 8..listener * 8 + 8;
+        let got: Vec<_> = (8..said.len()).map(|_| heard(&client.expect("room_message"))).collect();
+        for (speaker, said) in said.chunks(8).enumerate().filter(|(speaker, _)| speaker * 8 != own.start) {
+            let of_speaker: Vec<_> = got.iter().filter(|data| said.contains(data)).collect();
+            assert_eq!(of_speaker, said.iter().collect::<Vec<_>>(), "{speaker} to {listener}");
+        }
+    }
+    for socket in &mut others {
+        let got: Vec<_> = (0..said.len()).map(|_| heard(&expect(socket, "room_message").0)).collect();
+        for said in said.chunks(8) {
+            let of_speaker: Vec<_> = got.iter().filter(|data| said.contains(data)).collect();
+            assert_eq!(of_speaker, said.iter().collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
 fn the_threshold_is_a_setting() {
     for (threshold, compressed) in
         [("0", [true, true]), ("1000", [false, true]), ("16777216", [false, false])]
