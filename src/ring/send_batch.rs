@@ -41,8 +41,8 @@ impl Segment {
     }
 }
 
-/// Bytes up to which a frame that does not go out alone is copied rather than referred to: below this,
-/// copying costs less than one more address in sendmsg(2).
+/// Bytes up to which what does not go out alone is copied rather than referred to: below this, copying costs less than one
+/// more address in sendmsg(2). Frames of a log are no longer than that each, but in a row they are.
 pub const COPY_UP_TO: usize = 1024;
 
 /// The segments of one send operation, in order. Lives in a box of its own, because the kernel reads
@@ -121,25 +121,25 @@ impl SendBatch {
         }
     }
 
-    /// Adds `bytes` by copying them behind the last segment, which becomes a copied one if it is small or no segment may
-    /// follow; `chunk` provides memory for that or for a new segment.
+    /// Adds `bytes` by copying them behind the last segment. If that is no copy itself and is small, or no segment may follow it,
+    /// it is copied too, behind what was copied before it; `chunk` provides memory for a new segment.
     #[inline]
     pub fn push_copied(&mut self, bytes: &[u8], chunk: impl FnOnce() -> Vec<u8>) {
         self.bytes += bytes.len();
+        if let Some(Segment::Copied(last)) = self.segments.last_mut() {
+            return last.extend_from_slice(bytes);
+        }
         let full = self.segments.len() == Self::SEGMENTS;
-        match self.segments.last_mut() {
-            Some(Segment::Copied(last)) => last.extend_from_slice(bytes),
-            Some(last) if full || last.len() <= COPY_UP_TO => {
-                let mut copied = chunk();
-                copied.extend_from_slice(last.as_slice());
-                copied.extend_from_slice(bytes);
-                *last = Segment::Copied(copied);
-            }
-            _ => {
-                let mut copied = chunk();
-                copied.extend_from_slice(bytes);
-                self.segments.push(Segment::Copied(copied));
-            }
+        let short = self.segments.pop_if(|last| full || last.len() <= COPY_UP_TO);
+        let short = short.as_ref().map_or(&[][..], Segment::as_slice);
+        if let (Some(Segment::Copied(last)), false) = (self.segments.last_mut(), short.is_empty()) {
+            last.extend_from_slice(short);
+            last.extend_from_slice(bytes);
+        } else {
+            let mut copied = chunk();
+            copied.extend_from_slice(short);
+            copied.extend_from_slice(bytes);
+            self.segments.push(Segment::Copied(copied));
         }
     }
 

@@ -1,15 +1,20 @@
 //! What rooms have said and is not sent yet: each small frame once, however many outboxes refer to it.
 
+use std::collections::VecDeque;
+
 use super::pool::Pool;
 use crate::ring::{COPY_UP_TO, FrameLog, Stretch};
+
+/// Logs that are looked at after a flush: all of those that busy rooms have, and not all that readers who do not read keep.
+const LOOKED_AT: usize = 256;
 
 /// The logs of one shard, by a number that stands for a room and who of its members hears the same. There is one for those that
 /// outboxes refer to.
 #[derive(Debug, Default)]
 pub struct RoomLogs {
     logs: Vec<Option<FrameLog>>,
-    /// The numbers of those that there are.
-    numbers: Vec<u32>,
+    /// The numbers of those that there are, in the order in which they are to be looked at.
+    numbers: VecDeque<u32>,
     spare: Pool<FrameLog>,
 }
 
@@ -25,7 +30,7 @@ impl RoomLogs {
         }
         let (numbers, spare) = (&mut self.numbers, &mut self.spare);
         let log = self.logs[index].get_or_insert_with(|| {
-            numbers.push(number);
+            numbers.push_back(number);
             spare.take().unwrap_or_default()
         });
         if let Some(stretch) = log.append(frame) {
@@ -38,14 +43,24 @@ impl RoomLogs {
 
     /// A flush has been made: logs that no outbox refers to any more are free for other rooms.
     pub fn end_flush(&mut self) {
-        let Self { logs, numbers, spare } = self;
-        numbers.retain(|number| {
-            let place = &mut logs[*number as usize];
-            if let Some(log) = place.take_if(FrameLog::clear_unused) {
-                spare.put(log);
+        self.give_up_unused(LOOKED_AT);
+    }
+
+    fn give_up_unused(&mut self, most: usize) {
+        for _ in 0..most.min(self.numbers.len()) {
+            let Some(number) = self.numbers.pop_front() else { return };
+            let place = &mut self.logs[number as usize];
+            match place.take_if(FrameLog::clear_unused) {
+                Some(log) => self.spare.put(log),
+                None => self.numbers.push_back(number),
             }
-            place.is_some()
-        });
+        }
+    }
+
+    /// Whether there is no log.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
     }
 
     /// A frame has been sent.
@@ -57,7 +72,7 @@ impl RoomLogs {
 
     /// Frees logs that were not needed since the last call.
     pub fn trim(&mut self) {
-        self.end_flush();
+        self.give_up_unused(usize::MAX);
         self.spare.end_period();
     }
 }
@@ -75,7 +90,7 @@ mod tests {
         assert!(first.lengthen(&logs.append(3, b"two").unwrap()), "it goes on in the same memory");
         logs.put_back(first);
         logs.end_flush();
-        assert!(logs.numbers.is_empty());
+        assert!(logs.is_empty());
         assert!(logs.spare.take().is_some(), "the memory is free for other rooms");
     }
 
@@ -102,5 +117,18 @@ mod tests {
         logs.end_flush();
         let spare = std::iter::from_fn(|| logs.spare.take()).count();
         assert_eq!(spare, 40 * COPY_UP_TO / FrameLog::BYTES + 1);
+    }
+
+    #[test]
+    fn logs_that_readers_keep_do_not_keep_those_of_others() {
+        let mut logs = RoomLogs::default();
+        let kept: Vec<_> =
+            (0..3 * LOOKED_AT as u32).map(|number| logs.append(number, b"kept").unwrap()).collect();
+        drop(logs.append(9_999, b"sent"));
+        (0..4).for_each(|_| logs.end_flush());
+        assert_eq!(logs.numbers.len(), kept.len());
+        drop(kept);
+        logs.trim();
+        assert!(logs.is_empty());
     }
 }

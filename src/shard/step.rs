@@ -358,7 +358,8 @@ impl Shard {
         let outboxes = &mut self.outboxes;
         let mut forms = Forms::new(frame, &mut self.deflater);
         let log = (slice.members.len() >= LOGGED_FROM).then_some(2 * number);
-        let stretch = log.and_then(|number| outboxes.log(number, frame));
+        let takes_plain = slice.members.iter().any(|member| member.window == 0);
+        let stretch = log.filter(|_| takes_plain).and_then(|number| outboxes.log(number, frame));
         let plain = stretch.as_ref().map_or(Outgoing::Alone(frame), Outgoing::Logged);
         let mut compressible = Compressible { log: log.map(|number| number + 1), logged: None };
         let is_crowd = slice.members.len() > CROWD;

@@ -185,12 +185,13 @@ fn everyone_hears_everything_in_order_whoever_speaks_and_however_it_comes() {
     let mut plain: Vec<_> = (0..EACH).map(|_| Client::connect(&server)).collect();
     plain.iter_mut().for_each(|client| _ = client.join("r"));
     let mut others: Vec<_> = (0..EACH).map(|_| connect_to_room(&server, OFFER, "r")).collect();
-    // In one write, so that many of them share a flush: short ones, ones that are compressed, and larger ones than a log takes.
+    // Short ones, ones that are compressed, and larger ones than a log takes; eight in one write, so that they share a flush.
     let lengths = [10, 300, 700, 10, 1_500, 40, 5_000, 300];
     let said: Vec<_> =
         (0..EACH * 8).map(|number| format!("{number} {}", long(lengths[number % 8]))).collect();
     for (client, said) in plain.iter_mut().zip(said.chunks(8)) {
-        said.iter().for_each(|data| client.say("r", data.clone()));
+        let message = |data: &String| json!({"type": "room_message", "roomId": "r", "data": data});
+        client.send_at_once(&said.iter().map(message).collect::<Vec<_>>());
     }
     let heard = |event: &Value| event["data"].as_str().expect("a text").to_owned();
     for (listener, client) in plain.iter_mut().enumerate() {
