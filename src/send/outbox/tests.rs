@@ -1,3 +1,5 @@
+//! What outboxes hold, plan and give back.
+
 use proptest::prelude::*;
 
 use super::*;
