@@ -255,7 +255,7 @@ impl Clients {
     fn read_frames(&mut self, slot: u32, mut decoder: Box<Decoder>, window: u8, bytes: &mut [u8]) -> Phase {
         let Self { outboxes, deflater, inflater, .. } = self;
         let mut echo = |outboxes: &mut Outboxes, frame: Bytes| {
-            outboxes.push(slot, Forms::new(&frame, deflater).fitting(window).1);
+            outboxes.push(slot, Forms::new(&frame, deflater).fitting(window));
         };
         let inflater = (window > 0).then_some(inflater);
         let outcome = decoder.feed(bytes, &LIMITS, inflater, &mut |event| {

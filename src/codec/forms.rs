@@ -11,15 +11,6 @@ const NO_WINDOW: u8 = u8::MAX;
 /// Bits of the smallest and of the largest window of DEFLATE (RFC 7692, section 7.1.2.1).
 const WINDOW_BITS: (u8, u8) = (8, 15);
 
-/// How a frame is given to a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// As it is.
-    Plain,
-    /// Compressed (RFC 7692).
-    Compressed,
-}
-
 /// A data frame for many receivers, compressed when the first of them needs it so.
 pub struct Forms<'a> {
     plain: &'a Bytes,
@@ -39,23 +30,20 @@ impl<'a> Forms<'a> {
         Self { plain, compressed: None, least_window, deflater }
     }
 
-    /// The form for a client that expands with a window of `window` bits, and the frame in it; 0 takes plain frames only.
+    /// The form for a client that expands with a window of `window` bits; 0 takes plain frames only.
     #[inline]
-    pub fn fitting(&mut self, window: u8) -> (Form, &Bytes) {
-        if window < self.least_window { (Form::Plain, self.plain) } else { self.compressed() }
+    pub fn fitting(&mut self, window: u8) -> &Bytes {
+        if window < self.least_window { self.plain } else { self.compressed() }
     }
 
-    fn compressed(&mut self) -> (Form, &Bytes) {
+    fn compressed(&mut self) -> &Bytes {
         if self.compressed.is_none() {
             match self.deflater.deflate(frame::payload_slice(self.plain)) {
                 Some(payload) => self.compressed = Some(frame::compressed(self.plain, payload)),
                 None => self.least_window = NO_WINDOW,
             }
         }
-        match &self.compressed {
-            Some(frame) => (Form::Compressed, frame),
-            None => (Form::Plain, self.plain),
-        }
+        self.compressed.as_ref().unwrap_or(self.plain)
     }
 
     /// Whether the frame has been compressed.
@@ -85,10 +73,10 @@ mod tests {
         for (text, pays) in [("x".repeat(511), false), ("x".repeat(512), true)] {
             let plain = frame::text(&text);
             let mut forms = Forms::new(&plain, &mut deflater);
-            assert_eq!(forms.fitting(0).1, &plain);
+            assert_eq!(forms.fitting(0), &plain);
             assert!(!forms.is_compressed(), "nobody needed it");
-            assert_eq!(forms.fitting(15).1 != &plain, pays);
-            assert_eq!(forms.fitting(0).1, &plain);
+            assert_eq!(forms.fitting(15) != &plain, pays);
+            assert_eq!(forms.fitting(0), &plain);
             assert_eq!(forms.is_compressed(), pays);
         }
         let mut digit = 0_u32;
@@ -99,7 +87,7 @@ mod tests {
         .take(600)
         .collect();
         let plain = frame::binary(&noise);
-        assert_eq!(Forms::new(&plain, &mut deflater).fitting(15).1, &plain);
+        assert_eq!(Forms::new(&plain, &mut deflater).fitting(15), &plain);
     }
 
     #[test]
@@ -107,9 +95,9 @@ mod tests {
         let mut deflater = Deflater::new(512);
         for (plain, first) in [(frame::text(&"ab".repeat(400)), 0xc1), (frame::binary(&[7; 800]), 0xc2)] {
             let mut forms = Forms::new(&plain, &mut deflater);
-            let one = forms.fitting(15).1.clone();
+            let one = forms.fitting(15).clone();
             assert_eq!(one[0], first);
-            assert_eq!(one.as_ptr(), forms.fitting(15).1.as_ptr(), "the same memory");
+            assert_eq!(one.as_ptr(), forms.fitting(15).as_ptr(), "the same memory");
         }
     }
 
@@ -122,7 +110,7 @@ mod tests {
             let plain = frame::text(&text);
             for window in 9..=15_u8 {
                 let mut forms = Forms::new(&plain, &mut deflater);
-                let given = forms.fitting(window).1.clone();
+                let given = forms.fitting(window).clone();
                 if given == plain {
                     assert!(bytes > 1 << window, "{bytes} bytes fit {window} bits");
                     plain_ones += 1;

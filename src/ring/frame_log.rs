@@ -4,9 +4,6 @@ use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// Bytes of a log: a few dozen small frames, and not so many that a single one which is waited for keeps much memory.
-const PAGE_BYTES: usize = 16 * 1024;
-
 /// Memory of one log. Never moves, and no byte is written to while a [`Stretch`] covers it.
 struct Page(Box<[MaybeUninit<UnsafeCell<u8>>]>);
 
@@ -30,7 +27,7 @@ pub struct FrameLog {
 
 impl Default for FrameLog {
     fn default() -> Self {
-        Self { page: Arc::new(Page(Box::new_uninit_slice(PAGE_BYTES))), filled: 0 }
+        Self { page: Arc::new(Page(Box::new_uninit_slice(FrameLog::BYTES))), filled: 0 }
     }
 }
 
@@ -41,15 +38,19 @@ impl std::fmt::Debug for FrameLog {
 }
 
 impl FrameLog {
-    /// Bytes of all frames that it holds at most.
-    pub const BYTES: usize = PAGE_BYTES;
+    /// Bytes of all frames that it holds at most: a few dozen small ones, and not so many that a single one which is waited for
+    /// keeps much memory.
+    pub const BYTES: usize = 16 * 1024;
 
     /// Copies `frame` behind those before it; nothing if there is no room for it while others are referred to.
     pub fn append(&mut self, frame: &[u8]) -> Option<Stretch> {
-        if self.filled + frame.len() > PAGE_BYTES && !(frame.len() <= PAGE_BYTES && self.clear_unused()) {
-            return None;
+        if self.filled + frame.len() > Self::BYTES {
+            self.clear_unused();
         }
         let (start, end) = (self.filled, self.filled + frame.len());
+        if end > Self::BYTES {
+            return None;
+        }
         // SAFETY: the bytes are within the page, behind all that a stretch covers, and only this log writes to it. `frame`
         // cannot be among them: whoever has it as a slice has it from a stretch or from other memory.
         unsafe { std::ptr::copy_nonoverlapping(frame.as_ptr(), self.page.address(start), frame.len()) };
@@ -173,7 +174,7 @@ mod tests {
         assert!(!log.clear_unused());
         all.clear();
         assert_eq!(log.append(&frame).unwrap().as_slice(), frame);
-        assert!(log.append(&[7; PAGE_BYTES + 1]).is_none());
+        assert!(log.append(&[7; FrameLog::BYTES + 1]).is_none());
     }
 
     #[test]

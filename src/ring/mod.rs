@@ -14,8 +14,7 @@
 //!    it has completed; a completion whose generation is not the slot's is dropped.
 //! 4. **A ring that is dropped stops first.** Everything in flight is cancelled and reaped; if the
 //!    kernel does not give an operation back, its memory is leaked rather than freed.
-//!
-//! And what a [`Stretch`] of a [`FrameLog`] covers does not change, which the tests in `frame_log.rs` are about.
+//! 5. **What a [`Stretch`] covers does not change**, however its [`FrameLog`] goes on, until the last one that does is dropped.
 
 mod buffers;
 mod connections;

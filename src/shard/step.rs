@@ -6,7 +6,7 @@ use super::envelope::{Asker, Counted, Envelope, Join, Joined, LinkState, Member,
 use super::requests::authenticated;
 use super::session::Phase;
 use super::{Now, Shard};
-use crate::codec::forms::{Form, Forms};
+use crate::codec::forms::Forms;
 use crate::command::decode;
 use crate::command::event::{self, ClusterStatus};
 use crate::identity::{ConnectionId, RoomId, UserId};
@@ -32,8 +32,8 @@ const LOGGED_FROM: usize = 8;
 /// gets stands there in a row, compressed or not.
 struct Compressible {
     log: Option<u32>,
-    /// The frame's form in the log, and where it stands if it is small enough, once somebody needs it.
-    logged: Option<(Form, Option<Stretch>)>,
+    /// Once somebody needs it: where the bytes of the form in the log come from, and where they stand there if they are few enough.
+    logged: Option<(*const u8, Option<Stretch>)>,
 }
 
 impl Compressible {
@@ -46,10 +46,10 @@ impl Compressible {
         forms: &'a mut Forms<'_>,
         outboxes: &mut Outboxes,
     ) -> Outgoing<'a> {
-        let (form, frame) = forms.fitting(window);
+        let frame = forms.fitting(window);
         let Some(number) = self.log else { return Outgoing::Alone(frame) };
-        match self.logged.get_or_insert_with(|| (form, outboxes.log(number, frame))) {
-            (logged, Some(stretch)) if *logged == form => Outgoing::Logged(stretch),
+        match self.logged.get_or_insert_with(|| (frame.as_ptr(), outboxes.log(number, frame))) {
+            (logged, Some(stretch)) if *logged == frame.as_ptr() => Outgoing::Logged(stretch),
             _ => Outgoing::Alone(frame),
         }
     }
@@ -431,7 +431,7 @@ impl Shard {
         for slot in self.users.slots(user.as_str()) {
             let window = self.sessions[slot as usize].as_ref().map_or(0, |session| session.window);
             self.cells.deliveries.add(1);
-            self.outboxes.push(slot, forms.fitting(window).1);
+            self.outboxes.push(slot, forms.fitting(window));
         }
         self.cells.compressed.add(forms.is_compressed().into());
     }
@@ -442,7 +442,7 @@ impl Shard {
         for session in self.sessions.iter().flatten() {
             if session.phase == Phase::Open && session.identity.is_some() {
                 self.cells.deliveries.add(1);
-                self.outboxes.push(session.id.slot, forms.fitting(session.window).1);
+                self.outboxes.push(session.id.slot, forms.fitting(session.window));
             }
         }
         self.cells.compressed.add(forms.is_compressed().into());

@@ -193,19 +193,19 @@ fn planned(outboxes: &mut Outboxes) -> Vec<Vec<(bool, usize)>> {
     planned
 }
 
+/// A room says 300 bytes to these slots.
+fn say(outboxes: &mut Outboxes, room: u32, slots: &[u32]) {
+    let stretch = outboxes.log(room, &[b'x'; 300]).expect("it is small");
+    slots.iter().for_each(|slot| outboxes.push(*slot, Outgoing::Logged(&stretch)));
+}
+
 #[cfg(not(feature = "frame-for-each"))]
 #[test]
 fn those_who_get_the_same_frames_of_a_room_have_no_copies() {
     let mut outboxes = outboxes(10_000);
-    let mut say = |times, slots: &[u32]| {
-        for _ in 0..times {
-            let stretch = outboxes.log(7, &[b'x'; 300]).unwrap();
-            slots.iter().for_each(|slot| outboxes.push(*slot, Outgoing::Logged(&stretch)));
-        }
-    };
-    say(4, &[0, 1]);
-    say(1, &[0]);
-    say(5, &[0, 1]);
+    (0..4).for_each(|_| say(&mut outboxes, 7, &[0, 1]));
+    say(&mut outboxes, 7, &[0]);
+    (0..5).for_each(|_| say(&mut outboxes, 7, &[0, 1]));
     assert_eq!(planned(&mut outboxes), [vec![(true, 3_000)], vec![(true, 1_200), (true, 1_500)]]);
 }
 
@@ -213,31 +213,21 @@ fn those_who_get_the_same_frames_of_a_room_have_no_copies() {
 #[test]
 fn what_interrupts_a_row_is_copied_and_the_row_goes_on_where_it_is_long_enough() {
     let mut outboxes = outboxes(10_000);
-    let mut say = |slot, room| {
-        let stretch = outboxes.log(room, &[b'x'; 300]).unwrap();
-        outboxes.push(slot, Outgoing::Logged(&stretch));
-    };
     // Of two rooms by turns, two frames at a time.
-    (0..12).for_each(|number| say(0, number / 2 % 2));
+    (0..12).for_each(|number| say(&mut outboxes, number / 2 % 2, &[0]));
     // A row behind a few frames that were too short to be referred to.
-    (0..2).for_each(|room| say(1, room));
-    (0..10).for_each(|_| say(1, 1));
-    assert_eq!(
-        planned(&mut outboxes),
-        [vec![(false, 3_300), (true, 300)], vec![(false, 1_200), (true, 2_400)]]
-    );
+    (0..2).for_each(|room| say(&mut outboxes, room, &[1]));
+    (0..10).for_each(|_| say(&mut outboxes, 1, &[1]));
+    let expected = [vec![(false, 3_300), (true, 300)], vec![(false, 1_200), (true, 2_400)]];
+    assert_eq!(planned(&mut outboxes), expected);
 }
 
 #[cfg(not(feature = "frame-for-each"))]
 #[test]
 fn a_batch_keeps_few_logs_however_often_its_rows_are_interrupted() {
-    let mut outboxes = Outboxes::new(usize::MAX);
-    outboxes.open(0);
+    let mut outboxes = outboxes(usize::MAX);
     for room in 0..40 {
-        for _ in 0..10 {
-            let stretch = outboxes.log(room, &[b'x'; 300]).unwrap();
-            outboxes.push(0, Outgoing::Logged(&stretch));
-        }
+        (0..10).for_each(|_| say(&mut outboxes, room, &[0]));
     }
     let segments = planned(&mut outboxes).remove(0);
     assert_eq!(segments.iter().map(|(_, bytes)| bytes).sum::<usize>(), 40 * 10 * 300);
