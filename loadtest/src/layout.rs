@@ -6,7 +6,9 @@ use std::ops::Range;
 pub const PRESENCE_MEMBERS: usize = 200;
 
 /// Connections are numbered; rooms are filled with consecutive ones, servers taken in turn. So a
-/// room has members on every server, as far as it has that many members.
+/// room has members on every server, as far as it has that many members. All rooms' first members speak behind each
+/// other, and would all do so on one server, which others would then hear nothing of for a while; so each room
+/// begins with another server.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// Connections in all.
@@ -48,7 +50,8 @@ impl Layout {
 
     /// The server of a connection.
     pub fn server_of(&self, connection: usize) -> usize {
-        connection % self.servers
+        let shift = if self.room_size.is_multiple_of(self.servers) { self.room_of(connection) } else { 0 };
+        (connection + shift) % self.servers
     }
 
     /// The part of the connections that worker number `worker` of `workers` drives.
@@ -72,6 +75,20 @@ mod tests {
             assert_eq!(servers.len(), 3, "room {room}");
         }
         assert_eq!(layout.members(10), 100..103);
+    }
+
+    #[test]
+    fn every_place_is_on_all_servers_and_all_servers_have_as_many_connections() {
+        for (room_size, servers) in [(10, 2), (10, 3), (12, 4), (5, 1)] {
+            let layout = Layout { connections: 120, room_size, servers, transients: 0 };
+            for place in 0..room_size {
+                let of_place = (0..120).filter(|connection| layout.position(*connection) == place);
+                let seen: std::collections::HashSet<usize> = of_place.map(|one| layout.server_of(one)).collect();
+                assert_eq!(seen.len(), servers, "place {place} of {room_size} on {servers}");
+            }
+            let first = (0..120).filter(|connection| layout.server_of(*connection) == 0).count();
+            assert_eq!(first, 120 / servers, "rooms of {room_size} on {servers}");
+        }
     }
 
     #[test]
