@@ -83,7 +83,8 @@ mod tests {
             let layout = Layout { connections: 120, room_size, servers, transients: 0 };
             for place in 0..room_size {
                 let of_place = (0..120).filter(|connection| layout.position(*connection) == place);
-                let seen: std::collections::HashSet<usize> = of_place.map(|one| layout.server_of(one)).collect();
+                let seen: std::collections::HashSet<usize> =
+                    of_place.map(|one| layout.server_of(one)).collect();
                 assert_eq!(seen.len(), servers, "place {place} of {room_size} on {servers}");
             }
             let first = (0..120).filter(|connection| layout.server_of(*connection) == 0).count();

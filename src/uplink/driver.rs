@@ -237,8 +237,12 @@ fn until_from(wait: Duration) -> Timespec {
     Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() }
 }
 
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 fn milliseconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+    since_1970().as_millis() as u64
 }
 
 struct IngressThread {
@@ -420,7 +424,7 @@ impl<L: Fn() -> Load> PublisherThread<L> {
             let now = Instant::now();
             let left = self.pacer.left(now);
             if self.publisher.is_full() || left.is_zero() {
-                self.pacer.sent(self.publisher.is_full(), now);
+                self.pacer.sent(self.publisher.is_full(), now, since_1970());
                 return;
             }
             let wait = left.min(GATHER_TICK);
