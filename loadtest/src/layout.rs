@@ -7,8 +7,8 @@ pub const PRESENCE_MEMBERS: usize = 200;
 
 /// Connections are numbered; rooms are filled with consecutive ones, servers taken in turn. So a
 /// room has members on every server, as far as it has that many members. All rooms' first members speak behind each
-/// other, and would all do so on one server, which others would then hear nothing of for a while; so each room
-/// begins with another server.
+/// other, and would all do so on one server where rooms are multiples of the servers, which the others would then hear
+/// nothing from for a while; so there each room begins with another server.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// Connections in all.

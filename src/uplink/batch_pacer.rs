@@ -3,8 +3,9 @@
 //! Each batch wakes Redis and every other instance, which costs them far more than the messages in it. So batches
 //! keep a distance: the *batch age*, or a few of them where more is to be said.
 //!
-//! And they are sent when other instances send theirs: at multiples of that distance on the clock of the day. Who comes to a
-//! Redis that has just been woken costs it a fifth of what it costs to wake it, as its part of the processor's caches is filled.
+//! And they are sent when other instances that are as busy send theirs: at multiples of that distance on the clock of the
+//! day. Who comes to a Redis that has just been woken costs it a small part of what it costs to wake it, as its part of the
+//! processor's caches is filled.
 //! Nothing depends on the clocks but this saving.
 
 use std::time::{Duration, Instant};
@@ -96,7 +97,7 @@ impl BatchPacer {
     }
 }
 
-/// Time from `time` until the next multiple of `distance`, but at least a quarter of it: a moment that is nearer gathers nothing.
+/// Time from `time` until the next multiple of `distance`, but more than a quarter of it: a moment that is nearer gathers nothing.
 fn until_common(distance: Duration, time: Duration) -> Duration {
     let least = distance / 4;
     let since = (time + least).as_nanos().checked_rem(distance.as_nanos()).unwrap_or_default();

@@ -501,9 +501,11 @@ impl<L: Fn() -> Load> PublisherThread<L> {
             self.heartbeat_at = now + self.settings.heartbeat_interval;
             self.heartbeat(false);
         }
-        self.link.tick(now)?;
         let Some(stream) = stream else { return Ok(()) };
         self.exchange(stream, buffer)?;
+        // Only now: an answer that came while this thread slept is not late.
+        self.link.tick(Instant::now())?;
+        socket::write(stream, &mut self.link)?;
         self.publisher.note_waiting(self.publications.len(), &self.link);
         while self.link.awaited() > BATCHES_UNANSWERED
             || self.link.output().len() > OUTPUT_BYTES

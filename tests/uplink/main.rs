@@ -266,6 +266,21 @@ fn a_redis_that_hangs_counts_as_lost() {
 }
 
 #[test]
+fn the_shortest_timeout_is_enough_for_a_redis_that_answers() {
+    let redis = Redis::start();
+    let settings = RedisSettings { timeout: Duration::from_millis(50), ..settings(redis.port) };
+    let instance = Instance::try_start("a", &settings, 1_024).expect("the uplink starts");
+    // A machine may stand still for longer than that: then one of the next attempts succeeds.
+    loop {
+        match instance.next(0) {
+            Envelope::Link(LinkState::Restoring) => instance.restored(),
+            Envelope::Link(LinkState::Up) => break,
+            _ => {}
+        }
+    }
+}
+
+#[test]
 fn a_redis_that_comes_later_is_found() {
     let port = free_port();
     let a = Instance::try_start("a", &settings(port), 64).expect("an absent Redis is no error");

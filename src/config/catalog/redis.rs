@@ -129,7 +129,7 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "PUBLISH_BATCH_AGE_US",
         group: Redis,
-        prose: "Time between two batches: what is published after a pause goes at once, in a busy time it waits so long for others, three times as long while three or more messages come in such a time, and twice as long while 16 or more do.",
+        prose: "Time between two batches: what is published after a pause goes at once, in a busy time it waits about so long for others, three times as long while three or more messages come in such a time, and twice as long while 16 or more do.",
         default: Is("4000"),
         kind: Kind::Time { unit: Microseconds, min: 0, max: 100_000, set: |d, t| d.redis.batch_age = t },
     },
