@@ -7,8 +7,7 @@ pub const PRESENCE_MEMBERS: usize = 200;
 
 /// Connections are numbered; rooms are filled with consecutive ones, servers taken in turn. So a
 /// room has members on every server, as far as it has that many members. All rooms' first members speak behind each
-/// other, and would all do so on one server where rooms are multiples of the servers, which the others would then hear
-/// nothing from for a while; so there each room begins with another server.
+/// other; each room begins with another server, so that no server is the only one to speak for a while.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// Connections in all.
@@ -50,8 +49,7 @@ impl Layout {
 
     /// The server of a connection.
     pub fn server_of(&self, connection: usize) -> usize {
-        let shift = if self.room_size.is_multiple_of(self.servers) { self.room_of(connection) } else { 0 };
-        (connection + shift) % self.servers
+        (self.position(connection) + self.room_of(connection)) % self.servers
     }
 
     /// The part of the connections that worker number `worker` of `workers` drives.
@@ -79,7 +77,7 @@ mod tests {
 
     #[test]
     fn every_place_is_on_all_servers_and_all_servers_have_as_many_connections() {
-        for (room_size, servers) in [(10, 2), (10, 3), (12, 4), (5, 1)] {
+        for (room_size, servers) in [(10, 2), (10, 3), (10, 4), (2, 4), (12, 4), (5, 1)] {
             let layout = Layout { connections: 120, room_size, servers, transients: 0 };
             for place in 0..room_size {
                 let of_place = (0..120).filter(|connection| layout.position(*connection) == place);

@@ -5,8 +5,7 @@
 //!
 //! And they are sent when other instances that are as busy send theirs: at multiples of that distance on the clock of the
 //! day. Who comes to a Redis that has just been woken costs it a small part of what it costs to wake it, as its part of the
-//! processor's caches is filled.
-//! Nothing depends on the clocks but this saving.
+//! processor's caches is filled. Nothing depends on the clocks but this saving.
 
 use std::time::{Duration, Instant};
 
