@@ -4,11 +4,14 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
-use io_uring::Submitter;
-use io_uring::types::BufRingEntry;
+use io_uring::types::{BufRingEntry, Fd};
+use io_uring::{Submitter, opcode, squeue};
 
 /// The group number that receive submissions name; a ring has one group.
-pub(super) const GROUP: u16 = 0;
+const GROUP: u16 = 0;
+
+/// For benches/choices: each connection has a buffer of its own, that of its slot, instead of one that the kernel picks.
+pub(super) const BUFFER_FOR_EACH: bool = cfg!(feature = "buffer-for-each");
 
 /// A buffer that the kernel has filled and that nobody else has. Give it to
 /// [`Ring::recycle`](super::Ring::recycle) when its bytes are dealt with; a token that is dropped
@@ -38,7 +41,8 @@ struct Mapping {
 impl Mapping {
     fn new(len: usize) -> io::Result<Self> {
         use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-        let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
+        let resident = if BUFFER_FOR_EACH { MapFlags::empty() } else { MapFlags::POPULATE };
+        let flags = MapFlags::PRIVATE | resident;
         // SAFETY: a null hint lets the kernel choose an unused range, so no existing memory changes.
         let start =
             unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags)? };
@@ -63,17 +67,24 @@ pub(super) struct ReceiveBuffers {
     count: u16,
     size: u32,
     tail: u16,
+    /// With [`BUFFER_FOR_EACH`] whether a token for the buffer exists; otherwise empty.
+    out: Vec<bool>,
 }
 
 impl ReceiveBuffers {
     /// Allocates the buffers and registers them. `count` is a power of two, at most 32,768.
     pub(super) fn register(submitter: &Submitter<'_>, count: u16, size: u32) -> io::Result<Self> {
         static NEXT_OWNER: AtomicU64 = AtomicU64::new(0);
+        let count = if BUFFER_FOR_EACH { 1 << 15 } else { count };
         assert!(count.is_power_of_two() && count <= 1 << 15 && size > 0);
         let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?;
         let memory = Mapping::new(usize::from(count) * size as usize)?;
         let owner = NEXT_OWNER.fetch_add(1, Ordering::Relaxed);
-        let mut buffers = Self { owner, entries, memory, count, size, tail: 0 };
+        let out = if BUFFER_FOR_EACH { vec![false; usize::from(count)] } else { Vec::new() };
+        let mut buffers = Self { owner, entries, memory, count, size, tail: 0, out };
+        if BUFFER_FOR_EACH {
+            return Ok(buffers);
+        }
         // SAFETY: `entries` is page-aligned, zeroed memory for `count` entries. It outlives the
         // registration: `Ring` drops its io_uring (which ends the registration) before the buffers.
         unsafe {
@@ -112,9 +123,24 @@ impl ReceiveBuffers {
         self.size as usize
     }
 
+    /// Receives for the connection in `slot`, again and again, into buffers that nobody has a token for.
+    pub(super) fn receive(&self, socket: Fd, slot: u32) -> squeue::Entry {
+        if !BUFFER_FOR_EACH {
+            return opcode::RecvMulti::new(socket, GROUP).build();
+        }
+        let slot = slot as usize;
+        assert!(!self.out[slot], "somebody has a token for the buffer");
+        // SAFETY: `out` has an entry for each buffer, so the address is that of a whole one inside `memory`.
+        let start = unsafe { self.memory.start.as_ptr().add(slot * self.size as usize) };
+        opcode::Recv::new(socket, start, self.size).build()
+    }
+
     /// The token for a completion that says the kernel has put `len` bytes into buffer `id`.
-    pub(super) fn filled(&self, id: u16, len: u32) -> Filled {
+    pub(super) fn filled(&mut self, id: u16, len: u32) -> Filled {
         assert!(id < self.count && len <= self.size, "the kernel names a buffer that it was never given");
+        if BUFFER_FOR_EACH {
+            self.out[usize::from(id)] = true;
+        }
         Filled { owner: self.owner, id, len }
     }
 
@@ -133,6 +159,10 @@ impl ReceiveBuffers {
     /// Takes the token and lends its buffer to the kernel again.
     pub(super) fn recycle(&mut self, filled: Filled) {
         assert_eq!(filled.owner, self.owner, "the buffer belongs to another ring");
-        self.lend(filled.id);
+        if BUFFER_FOR_EACH {
+            self.out[usize::from(filled.id)] = false;
+        } else {
+            self.lend(filled.id);
+        }
     }
 }

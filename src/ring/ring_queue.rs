@@ -11,7 +11,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
-use super::buffers::{self, Filled, ReceiveBuffers};
+use super::buffers::{BUFFER_FOR_EACH, Filled, ReceiveBuffers};
 use super::connections::{Connections, Key};
 use super::listener;
 use super::send_batch::{Armed, SendBatch};
@@ -215,16 +215,11 @@ impl Ring {
         if connection.receiving || connection.closing || connection.deaf {
             return;
         }
-        let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), buffers::GROUP).build();
-        #[cfg(feature = "receive-by-receive")]
-        let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), std::ptr::null_mut(), 0)
-            .buf_group(buffers::GROUP)
-            .build()
-            .flags(squeue::Flags::BUFFER_SELECT);
+        let entry = self.buffers.receive(Fd(socket.as_raw_fd()), key.slot);
         connection.receiving = true;
         connection.fed = false;
-        // SAFETY: the kernel writes into provided buffers only, which live as long as the ring; the
-        // socket is closed only after the receive's last completion.
+        // SAFETY: the kernel writes into receive buffers only, which live as long as the ring and for which nobody has a
+        // token; the socket is closed only after the receive's last completion.
         unsafe { self.submit_operation(entry, Operation::Receive, key) };
     }
 
@@ -396,7 +391,12 @@ impl Ring {
         self.stays_out
             || self.left_work
             || !self.starved.is_empty()
-            || (cfg!(not(feature = "receive-by-receive")) && !self.interrupted.is_empty())
+            || (!BUFFER_FOR_EACH && !self.interrupted.is_empty())
+    }
+
+    /// Whether the next wait would end at once.
+    pub fn has_work(&mut self) -> bool {
+        self.may_accept() || self.uring.submission().taskrun() || !self.uring.completion().is_empty()
     }
 
     /// The connections that wait for a buffer, with the bytes that wait in their sockets (FIONREAD, tcp(7)).
@@ -491,7 +491,8 @@ impl Ring {
         buffer: Option<u16>,
         more: bool,
     ) -> Option<Completion> {
-        let filled = buffer.map(|id| self.buffers.filled(id, result.max(0) as u32));
+        let own = (BUFFER_FOR_EACH && result > 0).then_some(key.slot as u16);
+        let filled = buffer.or(own).map(|id| self.buffers.filled(id, result.max(0) as u32));
         let Some(connection) = self.connections.get_mut(key) else {
             // Invariant 3 keeps a slot until its operations are over, so only the buffer matters.
             filled.into_iter().for_each(|filled| self.buffers.recycle(filled));

@@ -38,10 +38,7 @@ impl Outgoing<'_> {
     #[inline]
     fn to_segment(self) -> Segment {
         match self {
-            #[cfg(not(feature = "frame-for-each"))]
             Self::Alone(frame) => Segment::Shared(frame.clone()),
-            #[cfg(feature = "frame-for-each")]
-            Self::Alone(frame) => Segment::Shared(Bytes::copy_from_slice(frame)),
             Self::Logged(stretch) => Segment::Logged(stretch.clone()),
         }
     }
@@ -156,8 +153,8 @@ impl Outboxes {
     /// Puts a frame into the log called `number`, for outboxes to refer to it there: those that get one such frame after the
     /// other need no copies. Nothing if it is too large for that.
     pub fn log(&mut self, number: u32, frame: &[u8]) -> Option<Stretch> {
-        // For benches/choices: what a log holds is shared.
-        if cfg!(feature = "frame-for-each") { None } else { self.logs.append(number, frame) }
+        // For benches/choices: what a log holds was written once.
+        if cfg!(feature = "encode-for-each") { None } else { self.logs.append(number, frame) }
     }
 
     /// Adds a frame that other connections may share. One that does not fit closes the outbox and

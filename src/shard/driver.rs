@@ -40,6 +40,9 @@ const UNFLUSHED_TURNS: usize = 32;
 /// Part of DRAIN_TIMEOUT after which a shard ends, whoever is still there: the rest is for Redis to be told.
 const SHARDS_PART: f64 = 0.95;
 
+/// How long a shard looks for work before it sleeps, with the feature `spin`: about what being woken takes.
+const SPIN: Duration = Duration::from_micros(50);
+
 /// Milliseconds between two log lines about the same lasting trouble.
 const WARNING_INTERVAL_MS: u64 = 10_000;
 
@@ -361,6 +364,16 @@ impl Driver {
         self.cells.uplink_waiting.set(waiting(&self.inboxes[mesh..]));
     }
 
+    /// Looks for work until then.
+    fn spin(&mut self, until: Duration) {
+        while self.started.elapsed() < until
+            && !self.ring.has_work()
+            && self.inboxes.iter().all(|inbox| inbox.is_empty())
+        {
+            std::hint::spin_loop();
+        }
+    }
+
     fn wait(&mut self, busy: bool, began: Duration) {
         let now = self.started.elapsed();
         self.cells.busy_us.add(now.saturating_sub(began).as_micros() as u64);
@@ -368,6 +381,9 @@ impl Driver {
         let mut timeout = Duration::from_millis(self.next_tick_ms.saturating_sub(now_ms));
         // What comes now could not go out before the next flush may start.
         let pause = self.pacer.wait(now);
+        if cfg!(feature = "spin") && !busy && pause.is_zero() {
+            self.spin(now + SPIN);
+        }
         if busy {
             timeout = Duration::ZERO;
         } else if self.shard.outboxes().is_dirty(now_ms as u32) {

@@ -407,7 +407,7 @@ impl Shard {
             return Err(NOT_IN_ROOM);
         };
         let slice = self.directory.slice(membership.slice);
-        let frame = event::room_message(&event::RoomMessage {
+        let message = event::RoomMessage {
             room: slice.room.as_str(),
             sender: sender.user.as_str(),
             sender_socket: Some(socket.as_str()),
@@ -415,7 +415,16 @@ impl Shard {
             message_id,
             offset: None,
             data,
-        });
+        };
+        let frame = event::room_message(&message);
+        if cfg!(feature = "encode-for-each") {
+            // For benches/choices: what the other receivers' frames would cost.
+            slice
+                .members
+                .iter()
+                .skip(1)
+                .for_each(|_| drop(std::hint::black_box(event::room_message(&message))));
+        }
         if slice.history {
             let room = slice.room.clone();
             return self.store(id, room, &frame, message_id, span, now);

@@ -68,14 +68,20 @@ class Installation:
             installed.write_text(wanted)
         return _needed("node", "a peer from npm"), {"NODE_PATH": str(home / "node_modules"), "NODE_ENV": "production"}
 
-    @functools.cached_property
+    @property
     def tokio_tungstenite(self):
         """The server on tokio-tungstenite."""
-        target = self._cache / "cargo"
-        manifest = PEERS / "tokio-tungstenite" / "Cargo.toml"
-        command = [_needed("cargo", "tokio-tungstenite"), "build", "--release", "--locked", "--manifest-path", manifest]
-        _run([*command, "--target-dir", target], "cargo build of tokio-tungstenite")
-        return target / "release" / "tokio-tungstenite-rooms"
+        return self.crate(PEERS / "tokio-tungstenite", "tokio-tungstenite-rooms")
+
+    def crate(self, directory, program):
+        """The program of a crate in the repository that is no part of its workspace."""
+        if program not in self._programs:
+            target = self._cache / "cargo"
+            command = [_needed("cargo", program), "build", "--release", "--locked"]
+            command += ["--manifest-path", directory / "Cargo.toml", "--target-dir", target]
+            _run(command, f"cargo build of {program}")
+            self._programs[program] = target / "release" / program
+        return self._programs[program]
 
     def own(self, name):
         """A program of this repository, `tableforge` or `loadtest`: the one given, or a release build."""

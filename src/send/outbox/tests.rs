@@ -199,7 +199,7 @@ fn say(outboxes: &mut Outboxes, room: u32, slots: &[u32]) {
     slots.iter().for_each(|slot| outboxes.push(*slot, Outgoing::Logged(&stretch)));
 }
 
-#[cfg(not(feature = "frame-for-each"))]
+#[cfg(not(feature = "encode-for-each"))]
 #[test]
 fn those_who_get_the_same_frames_of_a_room_have_no_copies() {
     let mut outboxes = outboxes(10_000);
@@ -209,7 +209,7 @@ fn those_who_get_the_same_frames_of_a_room_have_no_copies() {
     assert_eq!(planned(&mut outboxes), [vec![(true, 3_000)], vec![(true, 1_200), (true, 1_500)]]);
 }
 
-#[cfg(not(feature = "frame-for-each"))]
+#[cfg(not(feature = "encode-for-each"))]
 #[test]
 fn what_interrupts_a_row_is_copied_and_the_row_goes_on_where_it_is_long_enough() {
     let mut outboxes = outboxes(10_000);
@@ -222,7 +222,7 @@ fn what_interrupts_a_row_is_copied_and_the_row_goes_on_where_it_is_long_enough()
     assert_eq!(planned(&mut outboxes), expected);
 }
 
-#[cfg(not(feature = "frame-for-each"))]
+#[cfg(not(feature = "encode-for-each"))]
 #[test]
 fn a_batch_keeps_few_logs_however_often_its_rows_are_interrupted() {
     let mut outboxes = outboxes(usize::MAX);
