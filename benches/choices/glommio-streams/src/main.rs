@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use glommio::net::{TcpListener, TcpStream};
-use glommio::{LocalExecutorBuilder, Placement, spawn_local};
+use glommio::{LocalExecutorBuilder, Placement, executor, spawn_local};
 use tungstenite::handshake::machine::TryParse;
 use tungstenite::handshake::server::{Request, create_response, write_response};
 use tungstenite::protocol::frame::FrameHeader;
@@ -65,7 +65,8 @@ async fn serve(stream: TcpStream, number: u64, rooms: Rooms) {
 /// What waits until the executor comes to the writer goes out with one write.
 fn send(member: &Rc<Member>, bytes: &[u8]) {
     member.outbox.borrow_mut().extend_from_slice(bytes);
-    if let Some(sink) = member.idle.borrow_mut().take() {
+    let idle = member.idle.borrow_mut().take();
+    if let Some(sink) = idle {
         spawn_local(write(member.clone(), sink)).detach();
     }
 }
@@ -73,6 +74,8 @@ fn send(member: &Rc<Member>, bytes: &[u8]) {
 async fn write(member: Rc<Member>, mut sink: WriteHalf<TcpStream>) {
     let mut batch = Vec::new();
     loop {
+        // A new task runs at once: only behind the others of the turn has everything gathered.
+        executor().yield_task_queue_now().await;
         batch.clear();
         std::mem::swap(&mut batch, &mut *member.outbox.borrow_mut());
         if batch.is_empty() {
