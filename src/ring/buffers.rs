@@ -10,7 +10,8 @@ use io_uring::{Submitter, opcode, squeue};
 /// The group number that receive submissions name; a ring has one group.
 const GROUP: u16 = 0;
 
-/// For benches/choices: each connection has a buffer of its own, that of its slot, instead of one that the kernel picks.
+/// For benches/choices: each connection has a buffer of its own, that of its slot (up to 32,768), instead of one that the
+/// kernel picks. Tokens go back before the next receive there.
 pub(super) const BUFFER_FOR_EACH: bool = cfg!(feature = "buffer-for-each");
 
 /// A buffer that the kernel has filled and that nobody else has. Give it to
@@ -123,7 +124,8 @@ impl ReceiveBuffers {
         self.size as usize
     }
 
-    /// Receives for the connection in `slot`, again and again, into buffers that nobody has a token for.
+    /// Receives for the connection in `slot` into buffers that nobody has a token for: as often as something comes, or
+    /// once with [`BUFFER_FOR_EACH`].
     pub(super) fn receive(&self, socket: Fd, slot: u32) -> squeue::Entry {
         if !BUFFER_FOR_EACH {
             return opcode::RecvMulti::new(socket, GROUP).build();

@@ -394,9 +394,13 @@ impl Ring {
             || (!BUFFER_FOR_EACH && !self.interrupted.is_empty())
     }
 
-    /// Whether the next wait would end at once.
+    /// Whether the kernel has something to tell or to be told.
     pub fn has_work(&mut self) -> bool {
-        self.may_accept() || self.uring.submission().taskrun() || !self.uring.completion().is_empty()
+        let entries = self.uring.submission();
+        let entered = !entries.is_empty() || entries.taskrun();
+        drop(entries);
+        let done = !self.uring.completion().is_empty() || !self.closed.is_empty();
+        entered || done || self.has_unread() || self.may_accept()
     }
 
     /// The connections that wait for a buffer, with the bytes that wait in their sockets (FIONREAD, tcp(7)).

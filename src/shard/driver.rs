@@ -40,7 +40,8 @@ const UNFLUSHED_TURNS: usize = 32;
 /// Part of DRAIN_TIMEOUT after which a shard ends, whoever is still there: the rest is for Redis to be told.
 const SHARDS_PART: f64 = 0.95;
 
-/// How long a shard looks for work before it sleeps, with the feature `spin`: about what being woken takes.
+/// How long a shard that may send at once looks for work before it sleeps, with the feature `spin`: about what being woken
+/// takes.
 const SPIN: Duration = Duration::from_micros(50);
 
 /// Milliseconds between two log lines about the same lasting trouble.

@@ -42,7 +42,14 @@ def _also(figures):
     return text
 
 
-def _row(title, label, figures):
+def head():
+    """The lines above the rows."""
+    headings = ["load", "server", *(heading for _, heading, _ in COLUMNS), "also"]
+    return [f"| {' | '.join(headings)} |", "|---|---|" + "--:|" * len(COLUMNS) + "---|"]
+
+
+def row(title, label, figures):
+    """A line of the table: one server under one load."""
     if "failed" in figures:
         cells = [""] * len(COLUMNS) + [f"not measured: {figures['failed']}"]
     else:
@@ -52,13 +59,12 @@ def _row(title, label, figures):
 
 
 def _figures_table(scenarios, figures):
-    headings = ["load", "server", *(heading for _, heading, _ in COLUMNS), "also"]
-    lines = [f"| {' | '.join(headings)} |", "|---|---|" + "--:|" * len(COLUMNS) + "---|"]
+    lines = head()
     for scenario in scenarios:
         title = scenario.title
         for peer in scenario.peers:
             if peer.name in figures.get(scenario.name, {}):
-                lines.append(_row(title, peer.label, figures[scenario.name][peer.name]))
+                lines.append(row(title, peer.label, figures[scenario.name][peer.name]))
                 title = ""
     return lines
 
