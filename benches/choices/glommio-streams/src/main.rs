@@ -26,6 +26,8 @@ const RING_DEPTH: usize = 1024;
 /// Bytes of the buffer that each connection reads into, as many as TableForge's have. It grows with a frame.
 const READ_BUFFER: usize = 2048;
 
+const PONG: OpCode = OpCode::Control(Control::Pong);
+
 /// A connection as the others of its room see it.
 struct Member {
     outbox: RefCell<Vec<u8>>,
@@ -55,9 +57,12 @@ async fn serve(stream: TcpStream, number: u64, rooms: Rooms) {
     let mut input = Input { source, buffer: vec![0; READ_BUFFER], filled: 0 };
     let member = Rc::new(Member { outbox: RefCell::default(), idle: RefCell::new(Some(sink)) });
     let Some(room) = input.upgrade(&member).await else { return };
-    rooms.borrow_mut().entry(room.clone()).or_default().insert(number, member);
+    rooms.borrow_mut().entry(room.clone()).or_default().insert(number, member.clone());
     while let Some(()) = input.receive().await {
-        let goes_on = input.take_frames(|frame| {
+        let goes_on = input.take_frames(|opcode, frame| {
+            if opcode == PONG {
+                return send(&member, frame);
+            }
             let rooms = rooms.borrow();
             let others = rooms[&room].iter().filter(|(member, _)| **member != number);
             others.for_each(|(_, member)| send(member, frame));
@@ -127,8 +132,9 @@ impl Input {
         }
     }
 
-    /// Unmasks every whole text frame and gives it away as the server sends it. Whether the connection goes on.
-    fn take_frames(&mut self, mut relay: impl FnMut(&[u8])) -> bool {
+    /// Unmasks every whole text frame and ping and gives it away as the server sends it, a ping as its pong. Whether the
+    /// connection goes on.
+    fn take_frames(&mut self, mut give: impl FnMut(OpCode, &[u8])) -> bool {
         let mut taken = 0;
         let goes_on = loop {
             let mut cursor = Cursor::new(&self.buffer[taken..self.filled]);
@@ -144,13 +150,16 @@ impl Input {
             }
             match header.opcode {
                 OpCode::Control(Control::Close) => break false,
-                OpCode::Data(Data::Text) => {
+                OpCode::Data(Data::Text) | OpCode::Control(Control::Ping) => {
                     let Some(mask) = header.mask.take() else { break false };
                     unmask(&mut self.buffer[payload..end], mask);
+                    if header.opcode == OpCode::Control(Control::Ping) {
+                        header.opcode = PONG;
+                    }
                     // Without the mask the header is shorter than the one that stood there.
                     let start = payload - header.len(len);
                     header.format(len, &mut &mut self.buffer[start..payload]).expect("room for the header");
-                    relay(&self.buffer[start..end]);
+                    give(header.opcode, &self.buffer[start..end]);
                 }
                 _ => {}
             }
