@@ -58,19 +58,16 @@ async fn serve(stream: TcpStream, number: u64, rooms: Rooms) {
     let member = Rc::new(Member { outbox: RefCell::default(), idle: RefCell::new(Some(sink)) });
     let Some(room) = input.upgrade(&member).await else { return };
     rooms.borrow_mut().entry(room.clone()).or_default().insert(number, member.clone());
-    while let Some(()) = input.receive().await {
-        let goes_on = input.take_frames(|opcode, frame| {
-            if opcode == PONG {
-                return send(&member, frame);
-            }
-            let rooms = rooms.borrow();
-            let others = rooms[&room].iter().filter(|(member, _)| **member != number);
-            others.for_each(|(_, member)| send(member, frame));
-        });
-        if !goes_on {
-            break;
+    // What came behind the handshake is there already.
+    while input.take_frames(|opcode, frame| {
+        if opcode == PONG {
+            return send(&member, frame);
         }
-    }
+        let rooms = rooms.borrow();
+        let others = rooms[&room].iter().filter(|(member, _)| **member != number);
+        others.for_each(|(_, member)| send(member, frame));
+    }) && input.receive().await.is_some()
+    {}
     rooms.borrow_mut().get_mut(&room).map(|members| members.remove(&number));
 }
 
@@ -144,10 +141,10 @@ impl Input {
                 Err(_) => break false,
             };
             let payload = taken + cursor.position() as usize;
-            let end = payload + len as usize;
-            if end > self.filled {
+            if len > (self.filled - payload) as u64 {
                 break true;
             }
+            let end = payload + len as usize;
             match header.opcode {
                 OpCode::Control(Control::Close) => break false,
                 OpCode::Data(Data::Text) | OpCode::Control(Control::Ping) => {
