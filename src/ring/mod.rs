@@ -21,6 +21,7 @@ mod connections;
 mod frame_log;
 mod listener;
 mod ring_queue;
+mod ring_settings;
 mod send_batch;
 #[cfg(test)]
 mod tests;
@@ -28,5 +29,6 @@ mod tests;
 pub use buffers::Filled;
 pub use connections::Key;
 pub use frame_log::{FrameLog, LogPlace, Stretch};
-pub use ring_queue::{Completion, Ring, RingSettings};
+pub use ring_queue::{Completion, Ring};
+pub use ring_settings::RingSettings;
 pub use send_batch::{COPY_UP_TO, Segment, SendBatch};

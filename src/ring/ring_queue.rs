@@ -14,6 +14,7 @@ use rustix::net::SocketFlags;
 use super::buffers::{BUFFER_FOR_EACH, Filled, ReceiveBuffers};
 use super::connections::{Connections, Key};
 use super::listener;
+use super::ring_settings::RingSettings;
 use super::send_batch::{Armed, SendBatch};
 
 /// Pieces of deferred work, sockets with input mostly, that the kernel does in one call at least, if there are so many
@@ -22,28 +23,6 @@ const WORK_PER_CALL: usize = 20;
 
 /// Completions from which on work is left for the next turn, if the ring has room for twice as many.
 const COMPLETIONS_PER_WAIT: usize = 512;
-
-/// Sizes of a ring.
-#[derive(Clone, Copy, Debug)]
-pub struct RingSettings {
-    /// Submissions that fit before the ring must enter the kernel; a flush larger than this takes
-    /// several system calls.
-    pub submissions: u32,
-    /// Completions that fit before the kernel has to keep some aside.
-    pub completions: u32,
-    /// Receive buffers, a power of two. When they run out, receives pause and start again by themselves.
-    pub buffers: u16,
-    /// Bytes of a receive buffer.
-    pub buffer_bytes: u32,
-}
-
-impl Default for RingSettings {
-    /// 1 MiB of receive buffers: room for 512 small messages per turn, and little enough to be
-    /// resident from the start.
-    fn default() -> Self {
-        Self { submissions: 1024, completions: 8192, buffers: 512, buffer_bytes: 2048 }
-    }
-}
 
 /// What has happened.
 #[derive(Debug)]
@@ -262,6 +241,14 @@ impl Ring {
         if let Some(socket) = self.connections.get(key).and_then(|connection| connection.socket.as_ref()) {
             // Failure means that the connection has ended already, which its receive reports.
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+        }
+    }
+
+    /// Acknowledges what has come, for a peer that may hold back the rest of a request until then. Unasked, the kernel does so
+    /// with what is sent next.
+    pub fn acknowledge(&mut self, key: Key) {
+        if let Some(socket) = self.connections.get(key).and_then(|connection| connection.socket.as_ref()) {
+            listener::acknowledge_at_once(socket);
         }
     }
 

@@ -77,8 +77,14 @@ impl Shard {
         let Some(session) = self.session(from.slot) else { return };
         session.heard_at = now.ms();
         match session.phase {
-            Phase::Handshake => self.read_head(from.slot, bytes, now),
-            Phase::Requesting => self.read_body(from.slot, bytes, now),
+            Phase::Handshake => {
+                self.read_head(from.slot, bytes, now);
+                self.await_rest(from);
+            }
+            Phase::Requesting => {
+                self.read_body(from.slot, bytes, now);
+                self.await_rest(from);
+            }
             Phase::Attaching => {
                 let early = &mut session.unsettled().early;
                 if early.len() + bytes.len() > early_bytes {
@@ -94,6 +100,13 @@ impl Shard {
             }
             Phase::Open | Phase::Closing => self.read_frames(from.slot, bytes, now),
             Phase::Finishing | Phase::Gone => {}
+        }
+    }
+
+    /// Has the client sent the rest of its request, if one is to come.
+    pub(super) fn await_rest(&mut self, from: Key) {
+        if self.session(from.slot).is_some_and(|session| session.awaits_rest()) {
+            self.actions.push(Action::Acknowledge(from));
         }
     }
 
@@ -491,5 +504,51 @@ impl Shard {
         self.users.remove(&identity.user, id.slot);
         let to = home::of_user(identity.user.as_str(), self.mesh.shards());
         self.mesh.send(to, Envelope::Detach { connection: id, user: identity.user });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{ApiKeys, Settings};
+    use crate::identity::ShardId;
+    use crate::instance::{Instance, Phase};
+    use crate::shard::mesh::Mesh;
+
+    const NOW: Now = Now { since_start_ms: 1000, unix_ms: 1_790_000_000_000 };
+
+    const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+    /// How often a shard asks for an acknowledgement while these parts come in, one after the other.
+    fn acknowledgements<'a>(parts: impl IntoIterator<Item = &'a str>) -> usize {
+        let mut settings = Settings::for_tests();
+        settings.administration.keys = ApiKeys::parse("key").unwrap();
+        let instance = Arc::new(Instance::new(settings, 1));
+        instance.enter(Phase::Serving);
+        let mut shard = Shard::new(ShardId(0), instance, None, Mesh::new(ShardId(0), vec![None]), None);
+        let client = Key { slot: 0, generation: 0 };
+        shard.handle_accepted(client, NOW);
+        parts.into_iter().for_each(|part| shard.handle_received(client, &mut part.as_bytes().to_vec(), NOW));
+        let asked = |action: &Action| matches!(action, Action::Acknowledge(key) if *key == client);
+        shard.take_actions().iter().filter(|action| asked(action)).count()
+    }
+
+    #[test]
+    fn a_request_in_parts_is_acknowledged_until_it_is_whole() {
+        assert_eq!(acknowledgements([UPGRADE]), 0);
+        assert_eq!(acknowledgements(["GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"]), 0);
+        let (first, rest) = UPGRADE.split_at(9);
+        let (second, third) = rest.split_at(40);
+        assert_eq!(acknowledgements([first, second, third]), 2);
+    }
+
+    #[test]
+    fn a_body_in_parts_is_acknowledged_until_it_is_whole() {
+        let head = "POST /api/v1/rooms/r/messages HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer key\r\n\
+            Content-Length: 12\r\n\r\n";
+        assert_eq!(acknowledgements([head, r#"{"data""#, r#":{} }"#]), 2);
     }
 }

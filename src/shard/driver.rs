@@ -301,6 +301,7 @@ impl Driver {
             match action {
                 Action::Receive(key) => self.ring.receive(key),
                 Action::StopReceiving(key) => self.ring.stop_receiving(key),
+                Action::Acknowledge(key) => self.ring.acknowledge(key),
                 Action::FinishSending(key) => self.ring.finish_sending(key),
                 Action::Close(key) => self.ring.close(key),
             }

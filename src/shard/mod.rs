@@ -84,6 +84,8 @@ pub enum Action {
     Receive(Key),
     /// Receive nothing more, and leave what comes in the socket.
     StopReceiving(Key),
+    /// Acknowledge what has come: the peer may send the rest of its request only then.
+    Acknowledge(Key),
     /// Send nothing after what has been sent.
     FinishSending(Key),
     /// Close the socket.

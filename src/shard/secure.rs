@@ -62,6 +62,8 @@ impl Shard {
             self.read_raw(from, bytes, now);
         } else if let Some(mut rest) = self.read_preface(from.slot, bytes, now) {
             self.read_raw(from, &mut rest, now);
+        } else {
+            self.await_rest(from);
         }
     }
 
@@ -113,7 +115,9 @@ impl Shard {
         if has_output {
             self.outboxes.touch(from.slot);
         }
-        if !plain.is_empty() {
+        if plain.is_empty() {
+            self.await_rest(from);
+        } else {
             self.read(from, &mut plain, now);
         }
         self.tls.plain = plain;

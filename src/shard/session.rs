@@ -179,6 +179,15 @@ impl Session {
         self.unsettled.get_or_insert_default()
     }
 
+    /// Whether a request has begun of which more is to come.
+    pub(super) fn awaits_rest(&self) -> bool {
+        match self.phase {
+            Phase::Handshake => true,
+            Phase::Requesting => self.unsettled.as_ref().is_some_and(|unsettled| unsettled.request.is_some()),
+            _ => false,
+        }
+    }
+
     /// Frees what is not needed any more.
     pub(super) fn settle(&mut self) {
         if self.unsettled.as_ref().is_some_and(|unsettled| unsettled.is_empty()) {

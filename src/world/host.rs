@@ -250,12 +250,13 @@ impl ShardThread {
         for action in self.shard.take_actions() {
             let (Action::Receive(key)
             | Action::StopReceiving(key)
+            | Action::Acknowledge(key)
             | Action::FinishSending(key)
             | Action::Close(key)) = action;
             let place = key.slot as usize;
             let socket = self.slots[place].socket.and_then(|socket| sockets.get_mut(&socket));
             match action {
-                Action::Receive(_) | Action::StopReceiving(_) => {}
+                Action::Receive(_) | Action::StopReceiving(_) | Action::Acknowledge(_) => {}
                 Action::FinishSending(_) => {
                     if let Some(socket) = socket {
                         socket.down.finish(clock.now + random.below(20));
