@@ -245,7 +245,7 @@ impl Ring {
     }
 
     /// Acknowledges what has come, for a peer that may hold back the rest of a request until then. Unasked, the kernel does so
-    /// with what is sent next.
+    /// with what is sent next, or 40 ms later.
     pub fn acknowledge(&mut self, key: Key) {
         if let Some(socket) = self.connections.get(key).and_then(|connection| connection.socket.as_ref()) {
             listener::acknowledge_at_once(socket);

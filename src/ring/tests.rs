@@ -36,7 +36,7 @@ fn turn_until<T>(ring: &mut Ring, mut wanted: impl FnMut(&mut Ring, Completion) 
 
 fn accepted(ring: &mut Ring, address: SocketAddr) -> (TcpStream, Key) {
     let client = TcpStream::connect(address).unwrap();
-    // The ring does not acknowledge by itself what it does not answer.
+    // Nothing is acknowledged by itself at once, and a client may hold back what comes next until then.
     client.set_nodelay(true).unwrap();
     let key = turn_until(ring, |_, completion| match completion {
         Completion::Accepted(key) => Some(key),

@@ -78,12 +78,12 @@ impl Shard {
         session.heard_at = now.ms();
         match session.phase {
             Phase::Handshake => {
+                self.requesting.push(from);
                 self.read_head(from.slot, bytes, now);
-                self.await_rest(from);
             }
             Phase::Requesting => {
+                self.requesting.push(from);
                 self.read_body(from.slot, bytes, now);
-                self.await_rest(from);
             }
             Phase::Attaching => {
                 let early = &mut session.unsettled().early;
@@ -103,11 +103,17 @@ impl Shard {
         }
     }
 
-    /// Has the client sent the rest of its request, if one is to come.
-    pub(super) fn await_rest(&mut self, from: Key) {
-        if self.session(from.slot).is_some_and(|session| session.awaits_rest()) {
-            self.actions.push(Action::Acknowledge(from));
+    /// Has those acknowledged who may send the rest of their request only then: nothing goes out to them that would do it.
+    pub(super) fn acknowledge_parts(&mut self) {
+        let mut requesting = std::mem::take(&mut self.requesting);
+        requesting.dedup();
+        for from in requesting.drain(..) {
+            let session = self.session(from.slot).filter(|session| key(session.id) == from);
+            if session.is_some_and(|session| session.awaits_rest()) && self.outboxes.is_empty(from.slot) {
+                self.actions.push(Action::Acknowledge(from));
+            }
         }
+        self.requesting = requesting;
     }
 
     /// The client has finished sending, or the connection broke. What waits is still sent: a client that
@@ -522,8 +528,8 @@ mod tests {
     const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-    /// How often a shard asks for an acknowledgement while these parts come in, one after the other.
-    fn acknowledgements<'a>(parts: impl IntoIterator<Item = &'a str>) -> usize {
+    /// How often a shard asks for an acknowledgement while a client sends this, turn by turn, each in its parts.
+    fn acknowledgements(turns: &[&[&str]]) -> usize {
         let mut settings = Settings::for_tests();
         settings.administration.keys = ApiKeys::parse("key").unwrap();
         let instance = Arc::new(Instance::new(settings, 1));
@@ -531,24 +537,37 @@ mod tests {
         let mut shard = Shard::new(ShardId(0), instance, None, Mesh::new(ShardId(0), vec![None]), None);
         let client = Key { slot: 0, generation: 0 };
         shard.handle_accepted(client, NOW);
-        parts.into_iter().for_each(|part| shard.handle_received(client, &mut part.as_bytes().to_vec(), NOW));
-        let asked = |action: &Action| matches!(action, Action::Acknowledge(key) if *key == client);
-        shard.take_actions().iter().filter(|action| asked(action)).count()
+        let mut asked = 0;
+        for parts in turns {
+            parts.iter().for_each(|part| shard.handle_received(client, &mut part.as_bytes().to_vec(), NOW));
+            shard.finish_turn(NOW);
+            let actions = shard.take_actions();
+            asked += actions.iter().filter(|action| matches!(action, Action::Acknowledge(_))).count();
+        }
+        asked
     }
 
     #[test]
     fn a_request_in_parts_is_acknowledged_until_it_is_whole() {
-        assert_eq!(acknowledgements([UPGRADE]), 0);
-        assert_eq!(acknowledgements(["GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"]), 0);
         let (first, rest) = UPGRADE.split_at(9);
         let (second, third) = rest.split_at(40);
-        assert_eq!(acknowledgements([first, second, third]), 2);
+        assert_eq!(acknowledgements(&[&[first], &[second], &[third]]), 2);
+        assert_eq!(acknowledgements(&[&[first, second], &[third]]), 1);
+        assert_eq!(acknowledgements(&[&[first, second, third]]), 0, "the answer does it");
+        assert_eq!(acknowledgements(&[&["GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"]]), 0);
     }
 
     #[test]
     fn a_body_in_parts_is_acknowledged_until_it_is_whole() {
-        let head = "POST /api/v1/rooms/r/messages HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer key\r\n\
-            Content-Length: 12\r\n\r\n";
-        assert_eq!(acknowledgements([head, r#"{"data""#, r#":{} }"#]), 2);
+        let head = |more| {
+            format!(
+                "POST /api/v1/rooms/r/messages HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer key\r\n\
+                 Content-Length: 12\r\n{more}\r\n"
+            )
+        };
+        let (first, rest) = (r#"{"data""#, r#":{} }"#);
+        assert_eq!(acknowledgements(&[&[&head("")], &[first], &[rest]]), 2);
+        assert_eq!(acknowledgements(&[&[&head(""), first, rest]]), 0);
+        assert_eq!(acknowledgements(&[&[&head("Expect: 100-continue\r\n")]]), 0, "100 Continue does it");
     }
 }

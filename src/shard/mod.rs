@@ -84,7 +84,7 @@ pub enum Action {
     Receive(Key),
     /// Receive nothing more, and leave what comes in the socket.
     StopReceiving(Key),
-    /// Acknowledge what has come: the peer may send the rest of its request only then.
+    /// Acknowledge what has come: the peer may send the rest of its request only then (RFC 1122, section 4.2.3.4).
     Acknowledge(Key),
     /// Send nothing after what has been sent.
     FinishSending(Key),
@@ -154,6 +154,8 @@ pub struct Shard {
     deflater: Deflater,
     inflater: Inflater,
     actions: Vec<Action>,
+    /// Connections that have sent something of a request in this turn; some may have gone or sent all of it.
+    requesting: Vec<Key>,
     asked: Vec<Asked>,
     /// Accepted, in that order; those that have sent their head meanwhile may still be among them.
     handshakes: VecDeque<ConnectionId>,
@@ -206,6 +208,7 @@ impl Shard {
             scratch: Scratch::default(),
             inflater: Inflater::default(),
             actions: Vec::new(),
+            requesting: Vec::new(),
             asked: Vec::new(),
             handshakes: VecDeque::new(),
             sweep_from: 0,
@@ -294,6 +297,7 @@ impl Shard {
     pub fn finish_turn(&mut self, now: Now) {
         self.close_overflowed(now);
         self.step_local(now);
+        self.acknowledge_parts();
         self.mesh.flush();
         if let Some(uplink) = &mut self.uplink {
             uplink.commands.flush();

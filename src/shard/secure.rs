@@ -63,7 +63,7 @@ impl Shard {
         } else if let Some(mut rest) = self.read_preface(from.slot, bytes, now) {
             self.read_raw(from, &mut rest, now);
         } else {
-            self.await_rest(from);
+            self.requesting.push(from);
         }
     }
 
@@ -116,7 +116,7 @@ impl Shard {
             self.outboxes.touch(from.slot);
         }
         if plain.is_empty() {
-            self.await_rest(from);
+            self.requesting.push(from);
         } else {
             self.read(from, &mut plain, now);
         }

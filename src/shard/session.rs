@@ -179,7 +179,7 @@ impl Session {
         self.unsettled.get_or_insert_default()
     }
 
-    /// Whether a request has begun of which more is to come.
+    /// Whether a request is to come, or more of one.
     pub(super) fn awaits_rest(&self) -> bool {
         match self.phase {
             Phase::Handshake => true,
