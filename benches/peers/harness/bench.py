@@ -25,8 +25,8 @@ SOURCE_ADDRESSES = 16
 WARMUP, CLUSTER_WARMUP = 1, 8
 # Longest wait for the last deliveries; later ones count as lost.
 SETTLE_SECONDS = 3
-# New servers that are filled with connections for one figure of what accepting takes: half a second each, of which a neighbour
-# of a virtual machine may take a large part.
+# New servers that are filled with connections for one figure of what accepting takes: half a second each, in which
+# a shared machine may stand still for a large part.
 FILLS = 5
 # Seconds for which all but the last keep theirs.
 BRIEFLY = 0.1
