@@ -77,14 +77,8 @@ impl Shard {
         let Some(session) = self.session(from.slot) else { return };
         session.heard_at = now.ms();
         match session.phase {
-            Phase::Handshake => {
-                self.requesting.push(from);
-                self.read_head(from.slot, bytes, now);
-            }
-            Phase::Requesting => {
-                self.requesting.push(from);
-                self.read_body(from.slot, bytes, now);
-            }
+            Phase::Handshake => self.read_head(from.slot, bytes, now),
+            Phase::Requesting => self.read_body(from.slot, bytes, now),
             Phase::Attaching => {
                 let early = &mut session.unsettled().early;
                 if early.len() + bytes.len() > early_bytes {
@@ -515,9 +509,11 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
     use std::sync::Arc;
 
     use super::*;
+    use crate::accept::address::Network;
     use crate::config::{ApiKeys, Settings};
     use crate::identity::ShardId;
     use crate::instance::{Instance, Phase};
@@ -528,15 +524,24 @@ mod tests {
     const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
+    const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
+
     /// How often a shard asks for an acknowledgement while a client sends this, turn by turn, each in its parts.
     fn acknowledgements(turns: &[&[&str]]) -> usize {
+        acknowledgements_of(IpAddr::from([127, 0, 0, 9]), turns)
+    }
+
+    fn acknowledgements_of(peer: IpAddr, turns: &[&[&str]]) -> usize {
         let mut settings = Settings::for_tests();
         settings.administration.keys = ApiKeys::parse("key").unwrap();
+        settings.limits.proxy_protocol = true;
+        settings.limits.trusted_proxies = Network::parse(&PROXY.to_string()).into_iter().collect();
         let instance = Arc::new(Instance::new(settings, 1));
         instance.enter(Phase::Serving);
         let mut shard = Shard::new(ShardId(0), instance, None, Mesh::new(ShardId(0), vec![None]), None);
         let client = Key { slot: 0, generation: 0 };
         shard.handle_accepted(client, NOW);
+        shard.handle_peer(client, peer);
         let mut asked = 0;
         for parts in turns {
             parts.iter().for_each(|part| shard.handle_received(client, &mut part.as_bytes().to_vec(), NOW));
@@ -555,6 +560,13 @@ mod tests {
         assert_eq!(acknowledgements(&[&[first, second], &[third]]), 1);
         assert_eq!(acknowledgements(&[&[first, second, third]]), 0, "the answer does it");
         assert_eq!(acknowledgements(&[&["GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"]]), 0);
+    }
+
+    #[test]
+    fn what_a_proxy_says_in_front_of_a_request_is_acknowledged() {
+        let (first, rest) = ("\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", "\x7f\0\0\x01\x7f\0\0\x01\0\x50\0\x50");
+        assert_eq!(acknowledgements_of(PROXY, &[&[first], &[rest], &[UPGRADE]]), 2);
+        assert_eq!(acknowledgements_of(PROXY, &[&[first, rest, UPGRADE]]), 0);
     }
 
     #[test]

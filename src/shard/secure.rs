@@ -58,12 +58,13 @@ impl Shard {
     /// Bytes came in from a client.
     pub fn handle_received(&mut self, from: Key, bytes: &mut [u8], now: Now) {
         self.cells.bytes_in.add(bytes.len() as u64);
+        if self.session(from.slot).is_some_and(|session| session.phase <= Phase::Requesting) {
+            self.requesting.push(from);
+        }
         if !self.is_prefaced(from.slot) {
             self.read_raw(from, bytes, now);
         } else if let Some(mut rest) = self.read_preface(from.slot, bytes, now) {
             self.read_raw(from, &mut rest, now);
-        } else {
-            self.requesting.push(from);
         }
     }
 
@@ -115,9 +116,7 @@ impl Shard {
         if has_output {
             self.outboxes.touch(from.slot);
         }
-        if plain.is_empty() {
-            self.requesting.push(from);
-        } else {
+        if !plain.is_empty() {
             self.read(from, &mut plain, now);
         }
         self.tls.plain = plain;

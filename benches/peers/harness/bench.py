@@ -101,6 +101,7 @@ class Bench:
         """Silent connections: what accepting them costs, and what keeping them does."""
         holds = [BRIEFLY] * (FILLS - 1) + [self.seconds]
         fills = [self._fill(peer, connections, room_size, hold) for hold in holds]
+        # Memory is told by the one that has kept them for as long as is measured.
         return {**median(fills), "bytes_per_connection": fills[-1]["bytes_per_connection"]}
 
     def _fill(self, peer, connections, room_size, hold):
